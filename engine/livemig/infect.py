@@ -1,0 +1,217 @@
+"""Borrow a thread of a running application: make it do system calls, give it back unharmed.
+
+The verbs are those of CRIU's compel: infect, cure. The difference is that the death of the tracer
+at any instant leaves the application running: a borrowed thread always has a way back on its own,
+a signal frame below its stack to which every piece of code that it is made to run returns.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from livemig import sigframe
+from livemig.errors import InternalError, NotCarried, ProcessGone
+from livemig.stub.runner import ALL_SIGNALS, END_SIGNALS, SIZE, Stub
+from livemig.stub.table import BUFFERS_SIZE, CALLS_SIZE
+from livemig.system import procfs, ptrace
+from livemig.system.memory import PAGE_SIZE, Memory
+from livemig.system.procfs import PROT_EXEC, PROT_READ, PROT_WRITE
+from livemig.tracing import Tracee, signed
+
+NR_MMAP, NR_MUNMAP = 9, 11
+MAP_PRIVATE_ANONYMOUS = 0x22
+_RED_ZONE = 128
+_SYSCALL_RETURN = b"\x0f\x05\xc3"  # syscall; ret
+_RESTORERS = (
+    b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05",  # mov $15, %rax; syscall
+    b"\xb8\x0f\x00\x00\x00\x0f\x05",  # mov $15, %eax; syscall
+)
+_XSTATE_LIMIT = 48 << 10  # what of the stub's stack a frame may take
+_SYSCALL_STOP = 0x85  # SIGTRAP | 0x80, with PTRACE_O_TRACESYSGOOD
+
+
+@dataclass(frozen=True)
+class Gadgets:
+    """Instructions that the application itself has mapped."""
+
+    call: int  # syscall; ret
+    restorer: int  # rt_sigreturn
+
+
+def find_gadgets(pid: int, memory: Memory) -> Gadgets:
+    """Find a system call instruction and a signal restorer in the executable mappings.
+
+    Every C library and Go's runtime bring both. Raises NotCarried where they are missing.
+    """
+    call = restorer = 0
+    for area in procfs.read_areas(pid):
+        if not area.prot & PROT_EXEC or area.name.startswith("[v"):
+            continue
+        code = memory.read(area.start, area.end - area.start)
+        call = call or _find(code, area.start, (_SYSCALL_RETURN,))
+        restorer = restorer or _find(code, area.start, _RESTORERS)
+        if call and restorer:
+            return Gadgets(call, restorer)
+    raise NotCarried(
+        f"process {pid}: its code holds no system call instruction that could be borrowed",
+        hint="programs with neither a C library nor Go's runtime cannot be moved",
+    )
+
+
+def _find(code: bytes, start: int, patterns: tuple[bytes, ...]) -> int:
+    for pattern in patterns:
+        if (place := code.find(pattern)) >= 0:
+            return start + place
+    return 0
+
+
+class Loan:
+    """A stopped thread that makes single system calls for its tracer.
+
+    Between ``__init__`` and ``give_back`` the thread's registers lead into the frame.
+    """
+
+    def __init__(self, tracee: Tracee, memory: Memory, gadgets: Gadgets) -> None:
+        self.tracee = tracee
+        self.memory = memory
+        self.registers = tracee.true_registers()
+        self.xstate = ptrace.get_xstate(tracee.tid)
+        self.mask = ptrace.get_sigmask(tracee.tid)
+        self._gadgets = gadgets
+        self._frame = self._place_frame()
+        self._borrowed = self.registers.copy()
+        self._borrowed.orig_rax = (1 << 64) - 1
+        self._borrowed.rip = gadgets.restorer
+        self._borrowed.rsp = self._frame + 8
+        ptrace.set_registers(tracee.tid, self._borrowed)
+        ptrace.set_sigmask(tracee.tid, ALL_SIGNALS)
+
+    def _place_frame(self) -> int:
+        room = sigframe.size(self.xstate)
+        address = (self.registers.rsp - _RED_ZONE - room) & ~63
+        self._check_room(address)
+        frame = sigframe.build(
+            address, self.registers, self.xstate, self.mask, self._gadgets.restorer
+        )
+        self.memory.write(address, frame)
+        return address
+
+    def _check_room(self, address: int) -> None:
+        areas = procfs.read_areas(self.memory.pid)
+        for area in areas:
+            low = area.start - (1 << 20) if area.name == "[stack]" else area.start
+            if low <= address and self.registers.rsp <= area.end and area.prot & PROT_WRITE:
+                if self.registers.rsp >= area.start:
+                    return
+        raise NotCarried(
+            f"process {self.memory.pid}: thread {self.tracee.tid} has no room on its stack "
+            f"(stack pointer {self.registers.rsp:#x})",
+            hint="threads with very small stacks are not carried by this version",
+        )
+
+    def call(self, name: str, number: int, *arguments: int) -> int:
+        """Make one system call; OSError, naming it, where it fails."""
+        registers = self._borrowed.copy()
+        words = [argument & ((1 << 64) - 1) for argument in arguments]
+        order = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
+        for register, word in zip(order, words, strict=False):
+            setattr(registers, register, word)
+        registers.rax = number
+        registers.rip = self._gadgets.call
+        registers.rsp = self._frame
+        ptrace.set_registers(self.tracee.tid, registers)
+        self._to_syscall_stop()
+        self._to_syscall_stop()
+        result = signed(ptrace.get_registers(self.tracee.tid).rax)
+        if -4096 < result < 0:
+            raise OSError(-result, f"{name} in process {self.memory.pid}: {os.strerror(-result)}")
+        return result
+
+    def _to_syscall_stop(self) -> None:
+        while True:
+            ptrace.cont_to_syscall(self.tracee.tid)
+            stop = self.tracee.wait()
+            if stop.signal == _SYSCALL_STOP:
+                return
+            if stop.event == 0:
+                self.tracee.held_signals.append(stop.signal)
+
+    def give_back(self) -> None:
+        """Restore the thread as it was; it stays stopped, and an interrupted call goes on later.
+
+        The kernel looks at the interrupted call's error only where a thread leaves a signal stop,
+        so the thread is brought into one first.
+        """
+        tid = self.tracee.tid
+        ptrace.interrupt(tid)
+        while True:
+            ptrace.cont(tid)
+            stop = self.tracee.wait()
+            if stop.event == ptrace.EVENT_STOP:
+                break
+            self.tracee.held_signals.append(stop.signal)
+        ptrace.set_sigmask(tid, self.mask)
+        ptrace.set_registers(tid, self.registers)
+        for number in self.tracee.held_signals:
+            os.kill(self.memory.pid, number)
+        self.tracee.held_signals.clear()
+
+
+@contextmanager
+def borrow(tracee: Tracee, memory: Memory, gadgets: Gadgets) -> Iterator[Loan]:
+    """Borrow a stopped thread for the length of a scope; it is stopped, and as before, after it."""
+    loan = Loan(tracee, memory, gadgets)
+    try:
+        yield loan
+    except ProcessGone:
+        raise
+    except BaseException:
+        loan.give_back()
+        raise
+    else:
+        loan.give_back()
+
+
+def end_signal(caught: int) -> int:
+    """Return the signal that ends a stub's run, one that the application does not catch.
+
+    ``caught`` is SigCgt of /proc/PID/status.
+    """
+    for number in END_SIGNALS:
+        if not caught & (1 << (number - 1)):
+            return number
+    raise NotCarried(
+        "the process catches SIGURG, SIGWINCH, SIGCONT and SIGCHLD alike",
+        hint="one of these signals must be free of a handler",
+    )
+
+
+@contextmanager
+def infected(loan: Loan) -> Iterator[Stub]:
+    """Put the stub into the process of a borrowed thread, and take it out at the scope's end."""
+    pid = loan.memory.pid
+    base = loan.call("mmap", NR_MMAP, 0, SIZE, PROT_READ | PROT_EXEC, MAP_PRIVATE_ANONYMOUS, -1, 0)
+    try:
+        loan.call(
+            "mmap",
+            NR_MMAP,
+            base + PAGE_SIZE,
+            SIZE - PAGE_SIZE,
+            PROT_READ | PROT_WRITE,
+            MAP_PRIVATE_ANONYMOUS | 0x10,  # MAP_FIXED
+            -1,
+            0,
+        )
+        if sigframe.size(loan.xstate) > _XSTATE_LIMIT:
+            raise InternalError("the extended state does not fit the stub's stack")
+        caught = int(procfs.read_status(pid)["SigCgt"], 16)
+        frame = base + PAGE_SIZE + CALLS_SIZE + BUFFERS_SIZE
+        stub = Stub(loan.tracee, loan.memory, base, end=end_signal(caught), frame=frame + 8)
+        stub.install()
+        loan.memory.write(frame, sigframe.build(frame, loan.registers, loan.xstate, loan.mask))
+        yield stub
+    finally:
+        loan.call("munmap", NR_MUNMAP, base, SIZE)

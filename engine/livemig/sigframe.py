@@ -1,0 +1,64 @@
+"""The signal frame that leads a thread back: what rt_sigreturn restores on x86_64.
+
+Source: arch/x86/include/asm/sigframe.h, arch/x86/kernel/signal_64.c and
+arch/x86/kernel/fpu/signal.c.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from livemig.system.ptrace import Registers
+from livemig.tracing import restarted
+
+_UC_FLAGS = 1 | 2 | 4  # UC_FP_XSTATE, UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS
+_NO_ALTSTACK = 0x7777  # no valid mode: rt_sigreturn then leaves the alternate stack alone
+_MAGIC1 = 0x46505853
+_MAGIC2 = 0x46505845
+_SW_RESERVED = 464  # where the legacy area keeps a word for the signal frame
+_SIGCONTEXT_ORDER = (
+    "r8 r9 r10 r11 r12 r13 r14 r15 rdi rsi rbp rbx rdx rax rcx rsp rip eflags"
+).split()
+_SIGCONTEXT = 40
+_SIGINFO = 128
+FRAME_SIZE = 8 + _SIGCONTEXT + 256 + 8 + _SIGINFO
+
+
+def size(xstate: bytes) -> int:
+    """Return the room that a frame with this extended state takes at most, in bytes."""
+    return FRAME_SIZE + len(xstate) + 4 + 2 * 64
+
+
+def build(address: int, registers: Registers, xstate: bytes, mask: int, back: int = 0) -> bytes:
+    """Return the bytes of a frame that lies at ``address``; a return to ``back`` finds it.
+
+    rt_sigreturn with the stack pointer at ``address + 8`` restores ``registers``, ``xstate`` (XSAVE
+    standard format, at least 576 bytes) and the signal mask; an interrupted call starts again.
+    """
+    fpstate = (address + FRAME_SIZE + 63) & ~63
+    again = restarted(registers)
+    context = struct.pack(
+        "=18Q4H3Q",
+        *(getattr(again, name) for name in _SIGCONTEXT_ORDER),
+        again.cs & 0xFFFF,
+        0,
+        0,
+        again.ss & 0xFFFF,
+        0,
+        0,
+        0,
+    )
+    context += struct.pack("=QQ", 0, fpstate)  # cr2, fpstate
+    frame = struct.pack("=QQQQiiQ", back, _UC_FLAGS, 0, 0, _NO_ALTSTACK, 0, 0)
+    frame += context.ljust(256, b"\0") + struct.pack("=Q", mask)
+    frame += bytes(_SIGINFO)
+    frame += bytes(fpstate - address - len(frame))
+    return frame + _signal_xstate(xstate)
+
+
+def _signal_xstate(xstate: bytes) -> bytes:
+    features = struct.unpack_from("=Q", xstate, _SW_RESERVED)[0]
+    header = struct.pack("=IIQI", _MAGIC1, len(xstate) + 4, features, len(xstate))
+    state = bytearray(xstate)
+    state[_SW_RESERVED : _SW_RESERVED + 48] = header.ljust(48, b"\0")
+    return bytes(state) + struct.pack("=I", _MAGIC2)

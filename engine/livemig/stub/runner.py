@@ -1,0 +1,97 @@
+"""The one place that speaks to the stub: put it into a process, run tables, take it out."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import ExitStack
+
+from livemig.errors import InternalError
+from livemig.stub import blob
+from livemig.stub.table import BUFFERS_SIZE, CALLS_SIZE, Table
+from livemig.system import ptrace
+from livemig.system.memory import PAGE_SIZE, Memory
+from livemig.tracing import Tracee
+
+STACK_SIZE = 64 << 10
+SIZE = PAGE_SIZE + CALLS_SIZE + BUFFERS_SIZE + STACK_SIZE
+ALL_SIGNALS = (1 << 64) - 1
+# Ignored by a process that has neither a handler nor a tracer, so that a stub whose tracer has died
+# goes on (kernel/signal.c, sig_kernel_ignore).
+END_SIGNALS = (signal.SIGURG, signal.SIGWINCH, signal.SIGCONT, signal.SIGCHLD)
+
+
+class Stub:
+    """The stub at ``base`` of a process, run by one of its stopped threads.
+
+    The mapping (SIZE bytes: one executable page, the rest writable) must be there; ``install``
+    fills it. ``frame`` is the address of a signal frame that leads back, 0 where there is no way
+    back. While a table runs, every signal but ``end`` is blocked.
+    """
+
+    def __init__(
+        self, tracee: Tracee, memory: Memory, base: int, *, end: int = signal.SIGURG, frame: int = 0
+    ) -> None:
+        self.tracee = tracee
+        self.memory = memory
+        self.base = base
+        self.end = end
+        self.frame = frame
+
+    @property
+    def stack(self) -> int:
+        """The address of the stack's lowest byte; frames lie there, the stack grows from the top."""
+        return self.base + PAGE_SIZE + CALLS_SIZE + BUFFERS_SIZE
+
+    def install(self) -> None:
+        """Write the stub's code into its page."""
+        self.memory.write(self.base, blob.code()[0])
+
+    def table(self) -> Table:
+        """Return an empty table for this place."""
+        return Table(self.base + PAGE_SIZE)
+
+    def run(self, table: Table) -> list[int]:
+        """Run a table and return the results; raises CallFailed, ProcessGone."""
+        self.start(table)
+        self.finish()
+        return self.results(table)
+
+    def results(self, table: Table) -> list[int]:
+        """Return the results of a table that has run."""
+        return table.decode(self.memory.read(table.base, table.size()))
+
+    def start(self, table: Table) -> None:
+        """Let the thread, which is stopped, enter the table."""
+        for address, data in table.encode(self.frame, self.end):
+            self.memory.write(address, data)
+        registers = ptrace.get_registers(self.tracee.tid)
+        registers.rip = self.base + blob.code()[1]
+        registers.rdi = table.base
+        registers.rsp = self.base + SIZE - 16
+        registers.orig_rax = (1 << 64) - 1
+        registers.eflags &= ~0x400  # DF, as the ABI wants it
+        ptrace.set_registers(self.tracee.tid, registers)
+        ptrace.set_sigmask(self.tracee.tid, ALL_SIGNALS & ~(1 << (self.end - 1)))
+        self.tracee.resume()
+
+    def finish(self) -> None:
+        """Wait until the table has run; the thread is stopped then."""
+        tid = self.tracee.tid
+        with ExitStack() as later:
+            while True:
+                stop = self.tracee.wait()
+                if stop.event == 0 and stop.signal == self.end:
+                    if self._is_own(ptrace.get_siginfo(tid)):
+                        return
+                elif stop.event == ptrace.EVENT_STOP:
+                    pass  # a group stop, or an interrupt that came late
+                elif stop.signal == signal.SIGSEGV:
+                    registers = ptrace.get_registers(tid)
+                    raise InternalError(f"the stub crashed in thread {tid} at {registers.rip:#x}")
+                else:
+                    later.callback(self.tracee.held_signals.append, stop.signal)
+                ptrace.cont(tid)
+
+    def _is_own(self, info: bytes) -> bool:
+        # si_code SI_TKILL (-6): the stub's tgkill to itself
+        return int.from_bytes(info[8:12], "little", signed=True) == -6

@@ -1,0 +1,1 @@
+"""The one place that makes system calls which Python's own library does not offer."""

@@ -1,0 +1,121 @@
+"""Reading and writing the memory of another process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+
+from livemig.system.libc import failed, libc
+
+PAGE_SIZE = 4096
+PAGE_SHIFT = 12
+_IOV_MAX = 1024
+
+
+class IoVec(ctypes.Structure):
+    """``struct iovec``."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+for _function in (libc.process_vm_readv, libc.process_vm_writev):
+    _function.restype = ctypes.c_ssize_t
+    _function.argtypes = [
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_ulong,
+        ctypes.c_void_p,
+        ctypes.c_ulong,
+        ctypes.c_ulong,
+    ]
+
+
+def _vectors(ranges: Sequence[tuple[int, int]]) -> ctypes.Array[IoVec]:
+    return (IoVec * len(ranges))(*ranges)
+
+
+def read_ranges(pid: int, ranges: Sequence[tuple[int, int]], buffer: bytearray) -> int:
+    """Read ``ranges`` (address, length in bytes) of a process one after the other into ``buffer``.
+
+    Returns the number of bytes read; it is smaller where memory vanished meanwhile. Raises OSError
+    (ESRCH, EPERM; EFAULT where nothing at all could be read). See process_vm_readv(2).
+    """
+    done = 0
+    base = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    for first in range(0, len(ranges), _IOV_MAX):
+        part = ranges[first : first + _IOV_MAX]
+        length = sum(size for _, size in part)
+        local = IoVec(base + done, length)
+        count = libc.process_vm_readv(
+            pid, ctypes.addressof(local), 1, ctypes.addressof(_vectors(part)), len(part), 0
+        )
+        if count < 0:
+            raise failed(f"reading memory of process {pid} at {part[0][0]:#x}")
+        done += count
+        if count < length:
+            break
+    return done
+
+
+def write_ranges(pid: int, ranges: Sequence[tuple[int, int]], data: bytes | bytearray) -> int:
+    """Write ``data`` over ``ranges`` (address, length in bytes) of a process.
+
+    Returns the number of bytes written, smaller where a range is not writable. Raises OSError.
+    """
+    done = 0
+    view = (ctypes.c_char * len(data)).from_buffer(data) if isinstance(data, bytearray) else data
+    base = (
+        ctypes.addressof(view)
+        if isinstance(view, ctypes.Array)
+        else ctypes.cast(ctypes.c_char_p(view), ctypes.c_void_p).value or 0
+    )
+    for first in range(0, len(ranges), _IOV_MAX):
+        part = ranges[first : first + _IOV_MAX]
+        length = sum(size for _, size in part)
+        local = IoVec(base + done, length)
+        count = libc.process_vm_writev(
+            pid, ctypes.addressof(local), 1, ctypes.addressof(_vectors(part)), len(part), 0
+        )
+        if count < 0:
+            raise failed(f"writing memory of process {pid} at {part[0][0]:#x}")
+        done += count
+        if count < length:
+            break
+    return done
+
+
+class Memory:
+    """The memory of a process through /proc/PID/mem, whatever its protection.
+
+    The descriptor keeps the address space itself, so that a PID that was given to another process
+    cannot lead into the wrong memory.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._fd = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+
+    def read(self, address: int, length: int) -> bytes:
+        """Return ``length`` bytes at ``address``; OSError (EIO) where they are not mapped."""
+        parts = []
+        while length:
+            part = os.pread(self._fd, length, address)
+            if not part:
+                raise OSError(5, f"memory of process {self.pid} at {address:#x} ended")
+            parts.append(part)
+            address += len(part)
+            length -= len(part)
+        return b"".join(parts)
+
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+        """Write ``data`` at ``address``, read-only private mappings included."""
+        view = memoryview(data)
+        while view:
+            count = os.pwrite(self._fd, view, address)
+            address += count
+            view = view[count:]
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._fd)

@@ -1,0 +1,120 @@
+"""What /proc tells of a process (proc(5)), parsed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+_PROT = {"r": PROT_READ, "w": PROT_WRITE, "x": PROT_EXEC, "-": 0}
+
+
+@dataclass(frozen=True)
+class Area:
+    """One line of /proc/PID/maps."""
+
+    start: int
+    end: int
+    prot: int
+    shared: bool
+    offset: int
+    device: str
+    inode: int
+    name: str
+
+
+def read_areas(pid: int) -> list[Area]:
+    """Return the memory areas of a process, by ascending address, vsyscall left out."""
+    areas = []
+    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            span, flags, offset, device, rest = line.rstrip("\n").split(" ", 4)
+            inode, _, name = rest.partition(" ")
+            first, last = span.split("-")
+            if (name := name.lstrip(" ")) == "[vsyscall]":
+                continue
+            prot = _PROT[flags[0]] | _PROT[flags[1]] | _PROT[flags[2]]
+            areas.append(
+                Area(
+                    int(first, 16),
+                    int(last, 16),
+                    prot,
+                    flags[3] == "s",
+                    int(offset, 16),
+                    device,
+                    int(inode),
+                    name.replace("\\012", "\n"),
+                )
+            )
+    return areas
+
+
+def read_area_flags(pid: int) -> dict[int, frozenset[str]]:
+    """Return the VmFlags of every memory area by its start address (/proc/PID/smaps)."""
+    flags: dict[int, frozenset[str]] = {}
+    start = 0
+    with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            key, _, value = line.partition(" ")
+            if key == "VmFlags:":
+                flags[start] = frozenset(value.split())
+            elif not key.endswith(":"):
+                start = int(key.split("-")[0], 16)
+    return flags
+
+
+def read_status(pid: int, tid: int | None = None) -> dict[str, str]:
+    """Return the fields of /proc/PID/status, or of one thread's."""
+    path = f"/proc/{pid}/status" if tid is None else f"/proc/{pid}/task/{tid}/status"
+    fields = {}
+    for line in Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        key, _, value = line.partition(":")
+        fields[key] = value.strip()
+    return fields
+
+
+def read_stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat; index 0 is field 1 of proc(5), the name unwrapped."""
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="surrogateescape")
+    head, _, tail = text.rpartition(")")
+    number, _, name = head.partition("(")
+    return [number.strip(), name, *tail.split()]
+
+
+def threads(pid: int) -> list[int]:
+    """Return the thread IDs of a process, in this PID namespace."""
+    return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
+
+
+def descriptors(pid: int) -> list[int]:
+    """Return the numbers of the open descriptors of a process."""
+    return sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
+
+
+def descriptor_info(pid: int, number: int) -> dict[str, str]:
+    """Return the fields of /proc/PID/fdinfo/N."""
+    text = Path(f"/proc/{pid}/fdinfo/{number}").read_text(encoding="utf-8")
+    return dict(
+        (key, value.strip()) for key, _, value in (line.partition(":") for line in text.splitlines())
+    )
+
+
+def namespaced_id(pid: int, tid: int | None = None) -> int:
+    """Return the ID of a process, or one of its threads, in its own PID namespace."""
+    return int(read_status(pid, tid)["NSpid"].split()[-1])
+
+
+def clock_offsets(pid: int) -> tuple[int, int]:
+    """Return what the process's time namespace adds to CLOCK_MONOTONIC and BOOTTIME, in ns.
+
+    time_namespaces(7); (0, 0) where the kernel has no time namespaces.
+    """
+    path = Path(f"/proc/{pid}/timens_offsets")
+    if not path.exists():
+        return 0, 0
+    offsets = {}
+    for line in path.read_text(encoding="ascii").splitlines():
+        name, seconds, nanoseconds = line.split()
+        offsets[name] = int(seconds) * 1_000_000_000 + int(nanoseconds)
+    return offsets.get("monotonic", 0), offsets.get("boottime", 0)

@@ -1,0 +1,196 @@
+"""ptrace(2) on one thread, as plain functions.
+
+All of them must be called from the thread that attached. Structures are those of
+``<sys/user.h>`` and ``<linux/ptrace.h>`` on x86_64. Every function raises ProcessLookupError
+where the tracee is gone or not stopped, other OSErrors as the kernel gives them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+
+from livemig.system.libc import failed, libc
+
+_ptrace = libc.ptrace
+_ptrace.restype = ctypes.c_long
+_ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+
+PEEKUSER = 3
+CONT = 7
+GETREGS = 12
+SETREGS = 13
+SYSCALL = 24
+GETSIGINFO = 0x4202
+GETREGSET = 0x4204
+SETREGSET = 0x4205
+SEIZE = 0x4206
+INTERRUPT = 0x4207
+PEEKSIGINFO = 0x4209
+GETSIGMASK = 0x420A
+SETSIGMASK = 0x420B
+SECCOMP_GET_FILTER = 0x420C
+GET_RSEQ_CONFIGURATION = 0x420F
+DETACH = 17
+SETOPTIONS = 0x4200
+
+O_TRACESYSGOOD = 1
+O_EXITKILL = 1 << 20
+O_SUSPEND_SECCOMP = 1 << 21
+
+EVENT_STOP = 128
+NT_X86_XSTATE = 0x202
+PEEKSIGINFO_SHARED = 1
+SIGINFO_SIZE = 128
+XSTATE_MAX = 65536  # AMX state needs 11 KiB; the kernel returns what there is
+
+
+class Registers(ctypes.Structure):
+    """``struct user_regs_struct``: 27 registers of 64 bits."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in (
+            "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags "
+            "rsp ss fs_base gs_base ds es fs gs"
+        ).split()
+    )
+
+    def copy(self) -> Registers:
+        """Return a copy that can be changed on its own."""
+        return Registers.from_buffer_copy(self)
+
+    def as_dict(self) -> dict[str, int]:
+        """Return name and value of every register."""
+        return {name: getattr(self, name) for name, _ in self._fields_}
+
+
+class _IoVec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def _call(request: int, tid: int, address: object = None, data: object = None) -> int:
+    ctypes.set_errno(0)
+    result: int = _ptrace(request, tid, address, data)
+    if result == -1 and ctypes.get_errno():
+        raise failed(f"ptrace request {request:#x} on thread {tid}")
+    return result
+
+
+def seize(tid: int, options: int) -> None:
+    """Attach to a thread without stopping it (PTRACE_SEIZE)."""
+    _call(SEIZE, tid, 0, options)
+
+
+def interrupt(tid: int) -> None:
+    """Ask a seized thread to stop; waitpid then tells PTRACE_EVENT_STOP."""
+    _call(INTERRUPT, tid)
+
+
+def cont(tid: int, signal: int = 0) -> None:
+    """Let a stopped thread run, delivering ``signal`` where it is not 0."""
+    _call(CONT, tid, 0, signal)
+
+
+def cont_to_syscall(tid: int, signal: int = 0) -> None:
+    """Let a stopped thread run until it enters or leaves a system call."""
+    _call(SYSCALL, tid, 0, signal)
+
+
+def detach(tid: int, signal: int = 0) -> None:
+    """Let go of a stopped thread."""
+    _call(DETACH, tid, 0, signal)
+
+
+def set_options(tid: int, options: int) -> None:
+    """Replace the tracing options of a stopped thread."""
+    _call(SETOPTIONS, tid, 0, options)
+
+
+def get_registers(tid: int) -> Registers:
+    """Return the general registers of a stopped thread."""
+    registers = Registers()
+    _call(GETREGS, tid, 0, ctypes.addressof(registers))
+    return registers
+
+
+def set_registers(tid: int, registers: Registers) -> None:
+    """Set the general registers of a stopped thread, all at once."""
+    _call(SETREGS, tid, 0, ctypes.addressof(registers))
+
+
+def get_xstate(tid: int) -> bytes:
+    """Return the extended state in XSAVE's standard format (Intel SDM vol. 1, 13.4)."""
+    buffer = ctypes.create_string_buffer(XSTATE_MAX)
+    vector = _IoVec(ctypes.addressof(buffer), len(buffer))
+    _call(GETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(vector))
+    return buffer.raw[: vector.length]
+
+
+def set_xstate(tid: int, state: bytes) -> None:
+    """Set the extended state of a stopped thread."""
+    buffer = ctypes.create_string_buffer(state, len(state))
+    vector = _IoVec(ctypes.addressof(buffer), len(state))
+    _call(SETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(vector))
+
+
+def get_sigmask(tid: int) -> int:
+    """Return the blocked signals of a stopped thread, bit n-1 for signal n."""
+    mask = ctypes.c_uint64()
+    _call(GETSIGMASK, tid, 8, ctypes.addressof(mask))
+    return mask.value
+
+
+def set_sigmask(tid: int, mask: int) -> None:
+    """Set the blocked signals of a stopped thread."""
+    value = ctypes.c_uint64(mask)
+    _call(SETSIGMASK, tid, 8, ctypes.addressof(value))
+
+
+def get_siginfo(tid: int) -> bytes:
+    """Return the siginfo of the signal that the thread stopped for (128 bytes)."""
+    buffer = ctypes.create_string_buffer(SIGINFO_SIZE)
+    _call(GETSIGINFO, tid, 0, ctypes.addressof(buffer))
+    return buffer.raw
+
+
+def pending_signals(tid: int, *, shared: bool) -> list[bytes]:
+    """Return the siginfo of every queued signal, of the thread or of the whole process."""
+    found: list[bytes] = []
+    batch = 32
+    buffer = ctypes.create_string_buffer(SIGINFO_SIZE * batch)
+    while True:
+        request = ctypes.create_string_buffer(
+            struct.pack("=QIi", len(found), PEEKSIGINFO_SHARED if shared else 0, batch)
+        )
+        count = _call(PEEKSIGINFO, tid, ctypes.addressof(request), ctypes.addressof(buffer))
+        found += [
+            buffer.raw[i * SIGINFO_SIZE : (i + 1) * SIGINFO_SIZE] for i in range(count)
+        ]
+        if count < batch:
+            return found
+
+
+def get_rseq(tid: int) -> tuple[int, int, int, int]:
+    """Return address, size, signature and flags of the thread's restartable sequence area."""
+    buffer = ctypes.create_string_buffer(24)
+    _call(GET_RSEQ_CONFIGURATION, tid, len(buffer), ctypes.addressof(buffer))
+    address, size, signature, flags, _ = struct.unpack("=QIIII", buffer.raw)
+    return address, size, signature, flags
+
+
+def seccomp_filter(tid: int, index: int) -> bytes | None:
+    """Return the classic BPF program of filter ``index`` (8 bytes an instruction), None past the end.
+
+    Index 0 is the filter that was installed last (kernel/seccomp.c, get_nth_filter counts from the
+    newest).
+    """
+    ctypes.set_errno(0)
+    count: int = _ptrace(SECCOMP_GET_FILTER, tid, index, None)
+    if count == -1:
+        if ctypes.get_errno() in (2, 22):  # ENOENT: no such filter; EINVAL: none at all
+            return None
+        raise failed(f"reading seccomp filter {index} of thread {tid}")
+    buffer = ctypes.create_string_buffer(count * 8)
+    _call(SECCOMP_GET_FILTER, tid, index, ctypes.addressof(buffer))
+    return buffer.raw

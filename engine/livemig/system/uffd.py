@@ -1,0 +1,123 @@
+"""userfaultfd write-protection in asynchronous mode, and PAGEMAP_SCAN (Linux 6.7 on).
+
+Source: include/uapi/linux/userfaultfd.h, include/uapi/linux/fs.h, and
+Documentation/admin-guide/mm/pagemap.rst.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from livemig.system.libc import failed, libc
+
+NR_USERFAULTFD = 323
+CREATE_FLAGS = 0o2000000 | 0o4000 | 1  # O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY
+_API = 0xAA
+_UFFDIO_API = 0xC018AA3F
+_UFFDIO_REGISTER = 0xC020AA00
+_MODE_WP = 2
+FEATURE_WP_ASYNC = 1 << 15
+FEATURE_WP_HUGETLBFS_SHMEM = 1 << 12
+
+_PAGEMAP_SCAN = 0xC0606610
+PAGE_IS_WPALLOWED = 1
+PAGE_IS_WRITTEN = 2
+PAGE_IS_FILE = 4
+PAGE_IS_PRESENT = 8
+PAGE_IS_SWAPPED = 16
+PAGE_IS_PFNZERO = 32
+PAGE_IS_HUGE = 64
+PM_SCAN_WP_MATCHING = 1
+
+_ioctl = libc.ioctl
+_ioctl.restype = ctypes.c_int
+_ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
+
+
+class Region(NamedTuple):
+    """Pages [start, end) in bytes that share the categories asked for."""
+
+    start: int
+    end: int
+    categories: int
+
+
+class _PageRegion(ctypes.Structure):
+    _fields_ = (
+        ("start", ctypes.c_uint64),
+        ("end", ctypes.c_uint64),
+        ("categories", ctypes.c_uint64),
+    )
+
+
+class _ScanArg(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in (
+            "size flags start end walk_end vec vec_len max_pages category_inverted "
+            "category_mask category_anyof_mask return_mask"
+        ).split()
+    )
+
+
+def enable(descriptor: int) -> None:
+    """Agree on asynchronous write-protection; OSError (EINVAL) where the kernel lacks it."""
+    fcntl.ioctl(
+        descriptor, _UFFDIO_API, bytearray(struct.pack("=QQQ", _API, FEATURE_WP_ASYNC, 0))
+    )
+
+
+def register(descriptor: int, start: int, end: int) -> None:
+    """Track writes to [start, end); done again it changes nothing."""
+    argument = bytearray(struct.pack("=QQQQ", start, end - start, _MODE_WP, 0))
+    fcntl.ioctl(descriptor, _UFFDIO_REGISTER, argument)
+
+
+class Scanner:
+    """PAGEMAP_SCAN on one process, with a vector that is used again for each scan."""
+
+    def __init__(self, pagemap: int, regions: int = 8192) -> None:
+        self._pagemap = pagemap
+        self._vector = (_PageRegion * regions)()
+
+    def scan(
+        self,
+        start: int,
+        end: int,
+        *,
+        required: int = 0,
+        inverted: int = 0,
+        any_of: int = 0,
+        returned: int = 0,
+        protect: bool = False,
+    ) -> Iterator[Region]:
+        """Yield the regions of [start, end) whose pages have the wanted categories.
+
+        ``required`` all must hold (those in ``inverted`` must not), ``any_of`` one must; with
+        ``protect`` the matching pages are write-protected again in the same step, so that no write
+        falls between. OSError as the kernel gives it.
+        """
+        argument = _ScanArg(
+            size=ctypes.sizeof(_ScanArg),
+            flags=PM_SCAN_WP_MATCHING if protect else 0,
+            start=start,
+            end=end,
+            vec=ctypes.addressof(self._vector),
+            vec_len=len(self._vector),
+            category_inverted=inverted,
+            category_mask=required | inverted,
+            category_anyof_mask=any_of,
+            return_mask=returned,
+        )
+        while argument.start < end:
+            count = _ioctl(self._pagemap, _PAGEMAP_SCAN, ctypes.addressof(argument))
+            if count < 0:
+                raise failed(f"scanning pages at {argument.start:#x}")
+            for index in range(count):
+                region = self._vector[index]
+                yield Region(region.start, region.end, region.categories)
+            argument.start = argument.walk_end
