@@ -1,0 +1,161 @@
+"""Both hosts together: up, down, and the link between them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .config import HostConfig, pair_configs, state_root
+from .machine import Host
+from .proc import HostsError
+
+Pair = tuple[Host, Host]
+LOCK_LIMIT = 600.0
+
+
+@contextmanager
+def two_hosts(*, plugin: bool = True, setup: bool = False) -> Iterator[Pair]:
+    """Start both hosts, and end them on the way out.
+
+    Others who want the same state directory wait meanwhile; hosts that `make hosts` left up are
+    replaced. `setup` runs `docker livemig setup` in both.
+    """
+    with alone():
+        pair = bring_up(plugin=plugin, setup=setup)
+        try:
+            yield pair
+        finally:
+            bring_down()
+
+
+def attach() -> Pair:
+    """Return the hosts that are up; HostsError when they are not."""
+    pair = _pair()
+    for host in pair:
+        _ = host.pid
+    return pair
+
+
+def bring_up(*, plugin: bool = True, setup: bool = False) -> Pair:
+    """Start both hosts, after clearing away what an earlier run may have left."""
+    if os.geteuid() != 0:
+        raise HostsError("two hosts on one machine need root")
+    bring_down()
+    pair = _pair(plugin=plugin)
+    _make_keys([host.config for host in pair])
+    try:
+        for host in pair:
+            host.start()
+        join(*pair)
+        for host in pair:
+            host.start_sshd()
+            host.start_engine()
+        if setup:
+            for host in pair:
+                host.run(["docker", "livemig", "setup"])
+    except BaseException:
+        bring_down(keep_logs=True)
+        raise
+    return pair
+
+
+def bring_down(*, keep_logs: bool = False) -> None:
+    """End both hosts and remove what they kept; nothing happens when there is nothing."""
+    for host in _pair():
+        host.kill()
+        if host.dir.exists():
+            for entry in host.dir.iterdir():
+                if not (keep_logs and entry.name == "log"):
+                    _remove(entry)
+    if not keep_logs:
+        for name in ("keys", *(host.name for host in _pair())):
+            _remove(state_root() / name)
+
+
+def restart(host: Host) -> None:
+    """Give a killed host its power back: same disk, same link, daemons started."""
+    host.start()
+    host.start_sshd()
+    other = next(each for each in _pair() if each.name != host.name)
+    join(host, other)
+    host.start_engine()
+
+
+def join(a: Host, b: Host) -> None:
+    """Lay a cable between them; nothing of it is ever seen in the machine's own network."""
+    _ip(a, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", str(b.pid))
+    for host in (a, b):
+        _ip(host, "link", "set", "lo", "up")
+        _ip(host, "address", "add", f"{host.address}/24", "dev", "eth0")
+        _ip(host, "link", "set", "eth0", "up")
+
+
+def cut(host: Host, *, mend: bool = False) -> None:
+    """Pull the cable (no word reaches the other end any more), or mend it."""
+    _ip(host, "link", "set", "eth0", "up" if mend else "down")
+
+
+def _ip(host: Host, *words: str) -> None:
+    argv = ["nsenter", "--target", str(host.pid), "--net", "ip", *words]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=20)
+    if done.returncode:
+        raise HostsError(f"{host.name}: ip {' '.join(words)}: {done.stderr.strip()}")
+
+
+def _pair(*, plugin: bool = True) -> Pair:
+    a, b = pair_configs(state_root(), sys.executable, plugin=plugin)
+    return Host(a), Host(b)
+
+
+def _make_keys(configs: list[HostConfig]) -> None:
+    keys = state_root() / "keys"
+    keys.mkdir(parents=True, mode=0o700)
+    for config in configs:
+        for use in ("host", "user"):
+            name = f"{config.name}-{use}"
+            subprocess.run(
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", keys / name],
+                check=True,
+                stdin=subprocess.DEVNULL,
+                timeout=20,
+            )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(limit: float = LOCK_LIMIT) -> Iterator[None]:
+    """Hold the state directory's lock; wait for at most `limit` seconds if another run holds it."""
+    state_root().mkdir(parents=True, exist_ok=True)
+    with (state_root() / "lock").open("w") as lock:
+        _take(lock.fileno(), limit)
+        yield
+
+
+def _take(fd: int, limit: float) -> None:
+    deadline = time.monotonic() + limit
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise HostsError(
+                    f"another run holds {state_root()}; wait for it, "
+                    "or set LIVEMIG_HOSTS_DIR to another directory"
+                ) from None
+            # flock(2) has no time limit of its own.
+            time.sleep(0.5)
+        else:
+            return
