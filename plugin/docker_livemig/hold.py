@@ -1,0 +1,158 @@
+"""The containers that are held on this host for a process to move in.
+
+A record per container in /run/livemig/hold, shared with ``livemig-runc``, which is a program of its
+own and documents the layout: its states are ``pending``, ``held`` and ``running``, in that order.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import re
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from livemig.errors import InternalError
+from livemig.stub import hold_path
+from livemig.system.handles import CLONE_NEWNS, set_namespace
+from livemig.system.libc import syscall
+
+State = Literal["pending", "held", "running"]
+
+PLACE = "/dev/.livemig-hold"
+"""Where a held container finds the hold program; gone after `unmount`."""
+
+_DIRECTORY = "/run/livemig/hold"
+_STATES = ("pending", "held", "running")
+_NR_UMOUNT2 = 166
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+
+
+def pend(container_id: str, program: Path | None = None) -> None:
+    """Make the next start of this container start the hold program in place of its command.
+
+    ``program`` is a static executable on this host (livemig-hold unless told).
+    """
+    path = _path(container_id)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    record = {"state": "pending", "program": str(program or hold_path()), "original": None}
+    _write(path, record)
+
+
+def state(container_id: str) -> State | None:
+    """Return where the container stands, or None when it is not registered."""
+    record = _read(container_id)
+    return None if record is None else cast("State", record["state"])
+
+
+def original(container_id: str) -> dict[str, Any]:
+    """Return ``process`` of the OCI configuration as it was before the container was held."""
+    record = _read(container_id)
+    if record is None or not isinstance(record.get("original"), dict):
+        raise InternalError(f"container {container_id[:12]} is not held")
+    return cast("dict[str, Any]", record["original"])
+
+
+def running(container_id: str) -> None:
+    """Say that the application runs: the next `docker unpause` thaws nothing and ends the hold."""
+    record = _read(container_id)
+    if record is None or record["state"] == "pending":
+        raise InternalError(f"container {container_id[:12]} is not held")
+    record["state"] = "running"
+    _write(_path(container_id), record)
+
+
+def forget(container_id: str) -> None:
+    """End the hold, in whatever state it is: from now on the container is one like any other."""
+    _path(container_id).unlink(missing_ok=True)
+
+
+def registered() -> dict[str, State]:
+    """Return every registered container with its state."""
+    found = {}
+    for path in _directory().glob("*.json"):
+        if (now := state(path.stem)) is not None:
+            found[path.stem] = now
+    return found
+
+
+def unmount(pid: int) -> None:
+    """Take the hold program out of the container of ``pid``, so that no trace of it is left.
+
+    What runs keeps its mapping of it. Nothing happens when it is out already. Raises OSError.
+    """
+    namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # In a child: a thread that shares its directories cannot enter a mount namespace.
+        child = os.fork()
+        if child == 0:
+            os._exit(_unmount_here(namespace))
+        _, status = os.waitpid(child, 0)
+    finally:
+        os.close(namespace)
+    if number := os.waitstatus_to_exitcode(status):
+        raise OSError(abs(number), f"unmounting {PLACE} of process {pid}: {os.strerror(number)}")
+
+
+def _unmount_here(namespace: int) -> int:
+    try:
+        set_namespace(namespace, CLONE_NEWNS)
+        while _detached():
+            pass
+        with suppress(FileNotFoundError):
+            os.unlink(PLACE)
+    except OSError as error:
+        return error.errno or 255
+    except BaseException:  # noqa: BLE001 - the child must not go on as a second parent
+        return 255
+    return 0
+
+
+def _detached() -> bool:
+    flags = _MNT_DETACH | _UMOUNT_NOFOLLOW
+    try:
+        syscall(_NR_UMOUNT2, ctypes.c_char_p(PLACE.encode()), flags, what=f"unmounting {PLACE}")
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOENT):  # no mount (any more), no such file
+            return False
+        raise
+    return True
+
+
+def _directory() -> Path:
+    return Path(os.environ.get("LIVEMIG_HOLD_DIR") or _DIRECTORY)
+
+
+def _path(container_id: str) -> Path:
+    if not re.fullmatch(r"[0-9a-f]{64}", container_id):
+        raise InternalError(f"{container_id!r} is not a container's full ID")
+    return _directory() / f"{container_id}.json"
+
+
+def _read(container_id: str) -> dict[str, Any] | None:
+    path = _path(container_id)
+    try:
+        record = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InternalError(f"{path} is damaged: {error}") from error
+    if not isinstance(record, dict) or record.get("state") not in _STATES:
+        raise InternalError(f"{path} is damaged: it has no known state")
+    return record
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(record, file)
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
