@@ -64,6 +64,7 @@ class Link:
         self._outbox: deque[tuple[list[Buffer], int]] = deque()
         self._outbox_size = 0
         self._dead: LivemigError | None = None
+        self._interrupted: LivemigError | None = None
         self._last_written = time.monotonic()
         self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         for fd in {rfd, wfd}:
@@ -102,9 +103,9 @@ class Link:
         parts = encode(kind, body, payload)
         size = sum(memoryview(part).nbytes for part in parts)
         with self._lock:
-            while self._dead is None and self._outbox_size > QUEUE_LIMIT:
+            while not self._reason() and self._outbox_size > QUEUE_LIMIT:
                 self._drained.wait()
-            self._raise_if_dead()
+            self._raise_reason()
             if not self._outbox_size and size <= _INLINE_LIMIT:
                 parts = self._write_now(parts)
             if parts:
@@ -113,10 +114,10 @@ class Link:
     def flush(self, timeout: float | None = None) -> None:
         """Wait until all that was queued is written; LinkLost after ``timeout`` seconds."""
         with self._lock:
-            self._drained.wait_for(lambda: self._dead or not self._outbox_size, timeout)
+            self._drained.wait_for(lambda: self._reason() or not self._outbox_size, timeout)
             if not self._outbox_size:
                 return
-            self._raise_if_dead()
+            self._raise_reason()
             raise LinkLost(f"{self.name} takes no more data")
 
     def receive(self, timeout: float | None = None) -> Frame:
@@ -132,10 +133,10 @@ class Link:
     def poll(self, timeout: float | None = 0.0) -> Frame | None:
         """Return the next frame as ``receive`` does, None if there is none within ``timeout``."""
         with self._lock:
-            if not self._arrived.wait_for(lambda: self._inbox or self._dead, timeout):
+            if not self._arrived.wait_for(lambda: self._inbox or self._reason(), timeout):
                 return None
-            if not self._inbox:
-                self._raise_if_dead()
+            if self._interrupted is not None or not self._inbox:
+                self._raise_reason()
             frame = self._inbox.popleft()
             self._inbox_size -= frame.size
             self._room.notify()
@@ -151,6 +152,16 @@ class Link:
             raise Cancelled(str(reason or f"{self.name} gave the move up"))
         wanted = " or ".join(kind.name for kind in kinds)
         raise ProtocolError(f"{self.name} sent {frame.type.name} where {wanted} was due")
+
+    def interrupt(self, error: LivemigError) -> None:
+        """Let the ``send`` or ``receive`` that waits, or comes next, raise ``error`` once.
+
+        For another thread that learns of a reason to stop; the link itself stays in use.
+        """
+        with self._lock:
+            self._interrupted = error
+            self._arrived.notify_all()
+            self._drained.notify_all()
 
     def fail(self, error: LivemigError) -> None:
         """Let the link die for ``error``: whoever waits in ``send`` or ``receive`` gets it."""
@@ -179,9 +190,13 @@ class Link:
 
     # -- both threads
 
-    def _raise_if_dead(self) -> None:
-        if self._dead is not None:
-            raise self._dead.with_traceback(None)
+    def _reason(self) -> LivemigError | None:
+        return self._interrupted or self._dead
+
+    def _raise_reason(self) -> None:
+        reason, self._interrupted = self._reason(), None
+        if reason is not None:
+            raise reason.with_traceback(None)
 
     def _die(self, error: LivemigError) -> None:
         self._dead = error

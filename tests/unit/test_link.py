@@ -287,6 +287,21 @@ def test_fail_wakes_a_receiver(bare: Bare) -> None:
     assert [str(reason) for reason in bare.reasons] == ["enough"]
 
 
+def test_interrupt_is_raised_once(bare: Bare) -> None:
+    timer = threading.Timer(0.1, bare.link.interrupt, [Cancelled("enough")])
+    timer.start()
+    with pytest.raises(Cancelled, match="enough"):
+        bare.link.receive(5)
+    timer.join()
+    bare.say(FrameType.PREPARED)
+    assert bare.link.receive(5).type is FrameType.PREPARED
+    bare.link.interrupt(Cancelled("again"))
+    with pytest.raises(Cancelled, match="again"):
+        bare.link.send(FrameType.FREEZE)
+    bare.link.send(FrameType.ABORT)
+    bare.link.flush(1)
+
+
 def test_close_is_silent_and_final(bare: Bare) -> None:
     bare.link.close()
     bare.link.close()
