@@ -5,17 +5,21 @@ paths, its own sshd, and a veth pair to the other one. Neither sees the other's 
 engine that the user of this machine may run.
 
     with two_hosts() as (a, b):
-        a.run(["docker", "run", "-d", "-i", "--name", "recorder", "livemig/recorder"])
+        load_images(a)
+        a.run(["docker", "run", "-d", "-i", "--name", "recorder", RECORDER])
         a.run(["ssh", b.name, "docker", "ps"])
 """
 
 from .config import HostConfig, state_root
+from .images import BASE, RECORDER, load_images
 from .machine import Host, HostProcess
-from .pair import attach, bring_down, bring_up, two_hosts
+from .pair import attach, bring_down, bring_up, cut, one_host, restart, two_hosts
 from .proc import HostsError
 from .snapshot import Snapshot, leaks, snapshot
 
 __all__ = [
+    "BASE",
+    "RECORDER",
     "Host",
     "HostConfig",
     "HostProcess",
@@ -24,7 +28,11 @@ __all__ = [
     "attach",
     "bring_down",
     "bring_up",
+    "cut",
     "leaks",
+    "load_images",
+    "one_host",
+    "restart",
     "snapshot",
     "state_root",
     "two_hosts",

@@ -1,12 +1,14 @@
-"""python -m tests.hosts up|down|status|exec HOST -- COMMAND…"""
+"""python -m tests.hosts up|down|status|images|exec HOST -- COMMAND…"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
+from .config import state_root
+from .images import cached_archives
 from .machine import Host
-from .pair import alone, attach, bring_down, bring_up
+from .pair import alone, attach, bring_down, bring_up, one_host
 from .proc import HostsError
 
 
@@ -19,6 +21,7 @@ def main() -> int:
     up.add_argument("--setup", action="store_true", help="run `docker livemig setup` in both")
     commands.add_parser("down", help="end both hosts, remove what they kept")
     commands.add_parser("status", help="show what runs")
+    commands.add_parser("images", help="build the project's images, or see that they are cached")
     execute = commands.add_parser("exec", help="run a command in a host")
     execute.add_argument("host", help="lma or lmb")
     execute.add_argument("argv", nargs=argparse.REMAINDER, help="-- COMMAND…")
@@ -32,15 +35,19 @@ def main() -> int:
 
 def _carry_out(args: argparse.Namespace) -> int:
     if args.command == "up":
-        with alone(limit=2):
+        with alone(state_root(), limit=2):
             for host in bring_up(plugin=not args.no_plugin, setup=args.setup):
                 _describe(host)
     elif args.command == "down":
-        with alone(limit=2):
+        with alone(state_root(), limit=2):
             bring_down()
     elif args.command == "status":
         for host in attach():
             _describe(host)
+    elif args.command == "images":
+        with one_host() as host:
+            for tag, path in cached_archives(host).items():
+                print(f"{tag} {path}")
     else:
         return _execute(args.host, args.argv[args.argv[:1] == ["--"] :])
     return 0

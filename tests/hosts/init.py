@@ -67,7 +67,8 @@ def _lay_out(config: HostConfig) -> None:
         _tmpfs("/run", "0755")
         _tmpfs("/tmp", "1777")
         _tmpfs("/dev/shm", "1777")
-        _tmpfs(config.root, "0700")
+        if Path(config.root).exists():
+            _tmpfs(config.root, "0700")
     _mount("-t", "proc", "-o", "nosuid,nodev,noexec", "proc", "/proc")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .config import HostConfig, pair_configs, state_root
+from .config import NAMES, HostConfig, pair_configs, state_root
 from .machine import Host
 from .proc import HostsError
 
@@ -27,12 +27,30 @@ def two_hosts(*, plugin: bool = True, setup: bool = False) -> Iterator[Pair]:
     Others who want the same state directory wait meanwhile; hosts that `make hosts` left up are
     replaced. `setup` runs `docker livemig setup` in both.
     """
-    with alone():
+    with alone(state_root()):
         pair = bring_up(plugin=plugin, setup=setup)
         try:
             yield pair
         finally:
             bring_down()
+
+
+@contextmanager
+def one_host() -> Iterator[Host]:
+    """Start a host with an engine and nothing else, beside any others: something to build with."""
+    root = state_root() / "builder"
+    with alone(root):
+        host = Host(pair_configs(root, sys.executable)[0])
+        host.kill()
+        _remove_all(root)
+        _make_keys(pair_configs(root, sys.executable))
+        try:
+            host.start()
+            host.start_engine()
+            yield host
+        finally:
+            host.kill()
+            _remove_all(root)
 
 
 def attach() -> Pair:
@@ -49,7 +67,7 @@ def bring_up(*, plugin: bool = True, setup: bool = False) -> Pair:
         raise HostsError("two hosts on one machine need root")
     bring_down()
     pair = _pair(plugin=plugin)
-    _make_keys([host.config for host in pair])
+    _make_keys((pair[0].config, pair[1].config))
     try:
         for host in pair:
             host.start()
@@ -75,8 +93,7 @@ def bring_down(*, keep_logs: bool = False) -> None:
                 if not (keep_logs and entry.name == "log"):
                     _remove(entry)
     if not keep_logs:
-        for name in ("keys", *(host.name for host in _pair())):
-            _remove(state_root() / name)
+        _remove_all(state_root())
 
 
 def restart(host: Host) -> None:
@@ -114,8 +131,8 @@ def _pair(*, plugin: bool = True) -> Pair:
     return Host(a), Host(b)
 
 
-def _make_keys(configs: list[HostConfig]) -> None:
-    keys = state_root() / "keys"
+def _make_keys(configs: tuple[HostConfig, HostConfig]) -> None:
+    keys = Path(configs[0].root) / "keys"
     keys.mkdir(parents=True, mode=0o700)
     for config in configs:
         for use in ("host", "user"):
@@ -128,6 +145,11 @@ def _make_keys(configs: list[HostConfig]) -> None:
             )
 
 
+def _remove_all(root: Path) -> None:
+    for name in ("keys", *NAMES):
+        _remove(root / name)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -136,15 +158,15 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def alone(limit: float = LOCK_LIMIT) -> Iterator[None]:
-    """Hold the state directory's lock; wait for at most `limit` seconds if another run holds it."""
-    state_root().mkdir(parents=True, exist_ok=True)
-    with (state_root() / "lock").open("w") as lock:
-        _take(lock.fileno(), limit)
+def alone(root: Path, limit: float = LOCK_LIMIT) -> Iterator[None]:
+    """Hold a state directory's lock; wait for at most `limit` seconds if another run holds it."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / "lock").open("w") as lock:
+        _take(lock.fileno(), root, limit)
         yield
 
 
-def _take(fd: int, limit: float) -> None:
+def _take(fd: int, root: Path, limit: float) -> None:
     deadline = time.monotonic() + limit
     while True:
         try:
@@ -152,7 +174,7 @@ def _take(fd: int, limit: float) -> None:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise HostsError(
-                    f"another run holds {state_root()}; wait for it, "
+                    f"another run holds {root}; wait for it, "
                     "or set LIVEMIG_HOSTS_DIR to another directory"
                 ) from None
             # flock(2) has no time limit of its own.

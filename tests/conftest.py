@@ -1,0 +1,124 @@
+"""What all tests share: what the machine can run, the two hosts, and the search for leftovers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.hosts import RECORDER, Host, Snapshot, leaks, load_images, snapshot, two_hosts
+
+SETTLE = 10.0
+TOOLS = ("docker", "dockerd", "sshd", "ssh", "ssh-keygen", "nsenter", "setpriv", "ip", "iptables")
+PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
+CAP_SYS_PTRACE, CAP_SYS_ADMIN = 19, 21
+
+
+def _lacks_root() -> str | None:
+    status = Path("/proc/self/status").read_text()
+    capabilities = int(status.split("CapEff:")[1].split()[0], 16)
+    for number, name in ((CAP_SYS_PTRACE, "CAP_SYS_PTRACE"), (CAP_SYS_ADMIN, "CAP_SYS_ADMIN")):
+        if not capabilities >> number & 1:
+            return f"needs root ({name})"
+    return None
+
+
+def _lacks_docker() -> str | None:
+    missing = [tool for tool in TOOLS if shutil.which(tool, path=PATH) is None]
+    if missing:
+        return f"needs {', '.join(missing)} (make deps)"
+    return _lacks_root()
+
+
+def _lacks_vm() -> str | None:
+    return "needs two guests with the patched kernel, which nothing builds yet"
+
+
+LACKS: dict[str, Callable[[], str | None]] = {
+    "root": _lacks_root,
+    "docker": _lacks_docker,
+    "vm": _lacks_vm,
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what the machine cannot run; fail where LIVEMIG_REQUIRE says that it must."""
+    required = os.environ.get("LIVEMIG_REQUIRE", "").replace(",", " ").split()
+    for marker, lacks in LACKS.items():
+        if item.get_closest_marker(marker) is None:
+            continue
+        reason = lacks()
+        if reason and marker in required:
+            pytest.fail(f"LIVEMIG_REQUIRE={marker}, but {reason}", pytrace=False)
+        if reason:
+            pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _no_child_left() -> Iterator[None]:
+    """Fail a test that leaves a process of its own behind."""
+    me = psutil.Process()
+    before = set(me.children(recursive=True))
+    yield
+    left = [child for child in me.children(recursive=True) if child not in before]
+    _, alive = psutil.wait_procs(left, timeout=2)
+    if alive:
+        names = [f"{child.pid} {child.name()} ({child.status()})" for child in alive]
+        pytest.fail(f"the test left processes: {', '.join(names)}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def hosts() -> Iterator[tuple[Host, Host]]:
+    """Both hosts, started once; a test leaves them as it found them."""
+    with two_hosts() as pair:
+        yield pair
+
+
+@pytest.fixture(scope="session")
+def recorder_image(hosts: tuple[Host, Host]) -> str:
+    """The recorder's image, loaded in the first host only."""
+    load_images(hosts[0])
+    return RECORDER
+
+
+class NothingLeft:
+    """Compares both hosts with what they were before the test."""
+
+    def __init__(self, pair: tuple[Host, Host]) -> None:
+        self._pair = pair
+        self._before = [snapshot(host) for host in pair]
+        self._ignored: set[str] = set()
+
+    def ignore(self, kind: str) -> None:
+        """Take no offence at a kind (a field of Snapshot), such as the images of a real move."""
+        assert kind in Snapshot.__dataclass_fields__
+        self._ignored.add(kind)
+
+    def check(self) -> None:
+        """Fail if anything was left; what is about to end has a little time for that."""
+        deadline = time.monotonic() + SETTLE
+        while (left := self._left()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not left, f"left behind: {left}"
+
+    def _left(self) -> dict[str, dict[str, list[str]]]:
+        found = {}
+        for host, before in zip(self._pair, self._before, strict=True):
+            here = leaks(before, snapshot(host))
+            kept = {kind: names for kind, names in here.items() if kind not in self._ignored}
+            if kept:
+                found[host.name] = kept
+        return found
+
+
+@pytest.fixture
+def nothing_left(hosts: tuple[Host, Host]) -> Iterator[NothingLeft]:
+    """Fail the test if it leaves anything in one of the hosts."""
+    guard = NothingLeft(hosts)
+    yield guard
+    guard.check()
