@@ -99,12 +99,16 @@ class Tracee:
     def __init__(self, tid: int, *, options: int = 0, timeout: float = 5.0) -> None:
         self.tid = tid
         self.timeout = timeout
+        self._options = options | ptrace.O_TRACESYSGOOD | ptrace.O_SUSPEND_SECCOMP
         self._call: tuple[int, int, int] | None = None
         self.held_signals: list[int] = []
+
+    def attach(self) -> None:
+        """Attach without stopping the thread; raises ProcessGone, or OSError (EPERM)."""
         try:
-            ptrace.seize(tid, options | ptrace.O_TRACESYSGOOD | ptrace.O_SUSPEND_SECCOMP)
+            ptrace.seize(self.tid, self._options)
         except ProcessLookupError as error:
-            raise ProcessGone(f"process {tid} is gone") from error
+            raise ProcessGone(f"process {self.tid} is gone") from error
 
     def stop(self) -> Registers:
         """Stop the thread and return its registers, the interrupted call's true number restored."""

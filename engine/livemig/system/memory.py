@@ -6,6 +6,8 @@ import ctypes
 import os
 from collections.abc import Sequence
 
+import numpy as np
+
 from livemig.system.libc import failed, libc
 
 PAGE_SIZE = 4096
@@ -46,9 +48,9 @@ def read_ranges(pid: int, ranges: Sequence[tuple[int, int]], buffer: bytearray) 
     for first in range(0, len(ranges), _IOV_MAX):
         part = ranges[first : first + _IOV_MAX]
         length = sum(size for _, size in part)
-        local = IoVec(base + done, length)
-        count = libc.process_vm_readv(
-            pid, ctypes.addressof(local), 1, ctypes.addressof(_vectors(part)), len(part), 0
+        local, remote = IoVec(base + done, length), _vectors(part)
+        count: int = libc.process_vm_readv(
+            pid, ctypes.addressof(local), 1, ctypes.addressof(remote), len(part), 0
         )
         if count < 0:
             raise failed(f"reading memory of process {pid} at {part[0][0]:#x}")
@@ -58,24 +60,21 @@ def read_ranges(pid: int, ranges: Sequence[tuple[int, int]], buffer: bytearray) 
     return done
 
 
-def write_ranges(pid: int, ranges: Sequence[tuple[int, int]], data: bytes | bytearray) -> int:
+def write_ranges(
+    pid: int, ranges: Sequence[tuple[int, int]], data: bytes | bytearray | memoryview
+) -> int:
     """Write ``data`` over ``ranges`` (address, length in bytes) of a process.
 
     Returns the number of bytes written, smaller where a range is not writable. Raises OSError.
     """
     done = 0
-    view = (ctypes.c_char * len(data)).from_buffer(data) if isinstance(data, bytearray) else data
-    base = (
-        ctypes.addressof(view)
-        if isinstance(view, ctypes.Array)
-        else ctypes.cast(ctypes.c_char_p(view), ctypes.c_void_p).value or 0
-    )
+    base = np.frombuffer(data, np.uint8).ctypes.data
     for first in range(0, len(ranges), _IOV_MAX):
         part = ranges[first : first + _IOV_MAX]
         length = sum(size for _, size in part)
-        local = IoVec(base + done, length)
-        count = libc.process_vm_writev(
-            pid, ctypes.addressof(local), 1, ctypes.addressof(_vectors(part)), len(part), 0
+        local, remote = IoVec(base + done, length), _vectors(part)
+        count: int = libc.process_vm_writev(
+            pid, ctypes.addressof(local), 1, ctypes.addressof(remote), len(part), 0
         )
         if count < 0:
             raise failed(f"writing memory of process {pid} at {part[0][0]:#x}")

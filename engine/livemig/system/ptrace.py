@@ -182,8 +182,7 @@ def get_rseq(tid: int) -> tuple[int, int, int, int]:
 def seccomp_filter(tid: int, index: int) -> bytes | None:
     """Return the classic BPF program of filter ``index`` (8 bytes an instruction), None past the end.
 
-    Index 0 is the filter that was installed last (kernel/seccomp.c, get_nth_filter counts from the
-    newest).
+    Index 0 is the filter that was installed first (kernel/seccomp.c, get_nth_filter).
     """
     ctypes.set_errno(0)
     count: int = _ptrace(SECCOMP_GET_FILTER, tid, index, None)

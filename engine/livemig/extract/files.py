@@ -1,0 +1,103 @@
+"""Read the open files of processes, and name those that cannot be carried."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping as MappingType
+from dataclasses import dataclass, field
+
+from livemig.errors import NotCarried
+from livemig.model import Description, Descriptor, Opened, Role
+from livemig.system import handles, procfs
+
+O_CLOEXEC = 0o2000000
+O_ASYNC = 0o20000
+_KEPT_FLAGS = ~(O_CLOEXEC | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY)
+_MEMORY_DEVICES = 1  # major number of null, zero, full, random, urandom
+_CARRIED_MINORS = {3, 5, 7, 8, 9}
+_KERNEL_TREES = ("/proc/", "/sys/")
+
+
+@dataclass
+class Descriptions:
+    """The open file descriptions of all processes, each once however many descriptors share it.
+
+    ``streams`` tells by inode which pipes are the container's standard streams.
+    """
+
+    streams: MappingType[int, Role]
+    found: list[Description] = field(default_factory=list)
+    _owners: list[tuple[int, int]] = field(default_factory=list)
+
+    def place(self, pid: int, number: int) -> int:
+        """Return the index of the description behind a descriptor, adding it where it is new."""
+        description = self._describe(pid, number)
+        for index, (owner, other) in enumerate(self._owners):
+            if self.found[index] == description and handles.same_description(
+                pid, number, owner, other
+            ):
+                return index
+        self.found.append(description)
+        self._owners.append((pid, number))
+        return len(self.found) - 1
+
+    def _describe(self, pid: int, number: int) -> Description:
+        link = f"/proc/{pid}/fd/{number}"
+        name, info, status = os.readlink(link), procfs.descriptor_info(pid, number), os.stat(link)
+        flags = int(info["flags"], 8) & _KEPT_FLAGS
+        position = int(info["pos"])
+        if "lock" in info:
+            raise _refused(pid, number, name, "a file with locks on it")
+        if flags & O_ASYNC:
+            raise _refused(pid, number, name, "a file that sends signals (O_ASYNC)")
+        if stat.S_ISFIFO(status.st_mode) and status.st_ino in self.streams:
+            role = self.streams[status.st_ino]
+            return Description(Opened.STREAM, "", flags, role=role)
+        if name.endswith(" (deleted)") or status.st_nlink == 0:
+            raise _refused(pid, number, name, "a file that was deleted while open")
+        if stat.S_ISREG(status.st_mode) and not name.startswith(_KERNEL_TREES):
+            return Description(Opened.FILE, name, flags, position)
+        if stat.S_ISDIR(status.st_mode) and not name.startswith(_KERNEL_TREES):
+            return Description(Opened.DIRECTORY, name, flags, position)
+        if stat.S_ISCHR(status.st_mode) and _carried_device(status.st_rdev):
+            return Description(Opened.DEVICE, name, flags, position, device=status.st_rdev)
+        raise _refused(pid, number, name, _kind(status.st_mode, name))
+
+
+def _carried_device(device: int) -> bool:
+    return os.major(device) == _MEMORY_DEVICES and os.minor(device) in _CARRIED_MINORS
+
+
+def _kind(mode: int, name: str) -> str:
+    if name.startswith("anon_inode:"):
+        return f"an object of the kind {name.removeprefix('anon_inode:').strip('[]')}"
+    if name.startswith(_KERNEL_TREES):
+        return "a file of the kernel"
+    for test, what in (
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISFIFO, "a pipe that is none of the container's standard streams"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a block device"),
+    ):
+        if test(mode):
+            return what
+    return "an object of an unknown kind"
+
+
+def _refused(pid: int, number: int, name: str, what: str) -> NotCarried:
+    return NotCarried(
+        f"process {pid}: descriptor {number} is {what} ({name}), which cannot be carried",
+        hint="this version carries regular files, directories, memory devices and the "
+        "container's standard streams",
+    )
+
+
+def read_descriptors(pid: int, descriptions: Descriptions) -> tuple[Descriptor, ...]:
+    """Return the descriptors of a process; what they refer to is added to ``descriptions``."""
+    found = []
+    for number in procfs.descriptors(pid):
+        index = descriptions.place(pid, number)
+        flags = int(procfs.descriptor_info(pid, number)["flags"], 8)
+        found.append(Descriptor(number, index, bool(flags & O_CLOEXEC)))
+    return tuple(found)

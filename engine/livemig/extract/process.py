@@ -1,0 +1,148 @@
+"""Read what one frozen process is made of."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+
+from livemig.errors import NotCarried
+from livemig.extract.files import Descriptions, read_descriptors
+from livemig.extract.mappings import refuse_mappings
+from livemig.extract.threads import NR_PRCTL, extract_thread
+from livemig.infect import Loan
+from livemig.model import AddressSpace, Credentials, Process
+from livemig.stub import Stub
+from livemig.system import procfs, ptrace
+
+NR_BRK, NR_RT_SIGACTION, NR_GETITIMER = 12, 13, 36
+PR_GET_PDEATHSIG, PR_GET_DUMPABLE, PR_GET_SECUREBITS = 2, 3, 27
+PR_GET_CHILD_SUBREAPER, PR_GET_THP_DISABLE = 37, 42
+SIGNALS = range(1, 65)
+ACTION_SIZE, TIMER_SIZE = 32, 32
+_UNCATCHABLE = (9, 19)
+_LIMITS = 16
+
+
+def refuse_process(pid: int) -> None:
+    """Raise NotCarried for what this version does not carry of a process, before it is touched."""
+    status = procfs.read_status(pid)
+    if (threads := len(procfs.threads(pid))) > 1:
+        raise NotCarried(
+            f"process {pid} ({status['Name']}) has {threads} threads",
+            hint="this version moves containers of one process with one thread",
+        )
+    if (tracer := status["TracerPid"]) != "0":
+        raise NotCarried(f"process {pid} is traced by process {tracer}", hint="end the tracer")
+    timers = Path(f"/proc/{pid}/timers")
+    if timers.exists() and timers.read_text(encoding="ascii").strip():
+        raise NotCarried(f"process {pid} has POSIX timers (timer_create)")
+    if os.readlink(f"/proc/{pid}/root") != "/":
+        raise NotCarried(f"process {pid} has changed its root directory (chroot)")
+    refuse_mappings(pid)
+
+
+def extract_process(
+    pid: int, parent: int, loan: Loan, stub: Stub, descriptions: Descriptions
+) -> Process:
+    """Return everything but the pages of frozen process ``pid``.
+
+    ``loan`` is its borrowed thread, ``stub`` the stub within. Raises NotCarried, ProcessGone.
+    """
+    table = stub.table()
+    actions = [table.room(ACTION_SIZE) for _ in SIGNALS]
+    timers = [table.room(TIMER_SIZE) for _ in range(3)]
+    death_signal, subreaper = table.room(8), table.room(8)
+    for number, place in zip(SIGNALS, actions, strict=True):
+        if number not in _UNCATCHABLE:
+            table.call(f"rt_sigaction {number}", NR_RT_SIGACTION, number, 0, place, 8)
+    for which, place in enumerate(timers):
+        table.call(f"getitimer {which}", NR_GETITIMER, which, place)
+    table.call("prctl PR_GET_PDEATHSIG", NR_PRCTL, PR_GET_PDEATHSIG, death_signal)
+    table.call("prctl PR_GET_CHILD_SUBREAPER", NR_PRCTL, PR_GET_CHILD_SUBREAPER, subreaper)
+    dumpable = table.call("prctl PR_GET_DUMPABLE", NR_PRCTL, PR_GET_DUMPABLE)
+    securebits = table.call("prctl PR_GET_SECUREBITS", NR_PRCTL, PR_GET_SECUREBITS)
+    thp = table.call("prctl PR_GET_THP_DISABLE", NR_PRCTL, PR_GET_THP_DISABLE)
+    brk = table.call("brk", NR_BRK, 0)
+    results = stub.run(table)
+    read = stub.memory.read
+    status = procfs.read_status(pid)
+    tracee = loan.tracee.tid
+    return Process(
+        pid=procfs.namespaced_id(pid),
+        parent=parent,
+        threads=(extract_thread(pid, loan, stub),),
+        space=_address_space(pid, results[brk]),
+        credentials=_credentials(pid, status, results[dumpable], results[securebits]),
+        actions=tuple(read(place, ACTION_SIZE) for place in actions),
+        pending=tuple(ptrace.pending_signals(tracee, shared=True)),
+        interval_timers=tuple(read(place, TIMER_SIZE) for place in timers),
+        limits=tuple(resource.prlimit(pid, which) for which in range(_LIMITS)),
+        directory=os.readlink(f"/proc/{pid}/cwd"),
+        umask=int(status["Umask"], 8),
+        personality=int(_read(pid, "personality"), 16),
+        oom_score_adj=int(_read(pid, "oom_score_adj")),
+        subreaper=read(subreaper, 4) != bytes(4),
+        parent_death_signal=int.from_bytes(read(death_signal, 4), "little"),
+        thp_disabled=bool(results[thp]),
+        descriptors=read_descriptors(pid, descriptions),
+    )
+
+
+def _read(pid: int, name: str) -> str:
+    return Path(f"/proc/{pid}/{name}").read_text(encoding="ascii").strip()
+
+
+def _address_space(pid: int, brk: int) -> AddressSpace:
+    # Numbers as in proc(5), fields of /proc/PID/stat.
+    fields = [int(field) if field.lstrip("-").isdigit() else 0 for field in procfs.read_stat(pid)]
+    return AddressSpace(
+        start_code=fields[25],
+        end_code=fields[26],
+        start_stack=fields[27],
+        start_data=fields[44],
+        end_data=fields[45],
+        start_brk=fields[46],
+        brk=brk,
+        arg_start=fields[47],
+        arg_end=fields[48],
+        env_start=fields[49],
+        env_end=fields[50],
+        auxv=Path(f"/proc/{pid}/auxv").read_bytes(),
+        exe=os.readlink(f"/proc/{pid}/exe"),
+    )
+
+
+def _credentials(pid: int, status: dict[str, str], dumpable: int, securebits: int) -> Credentials:
+    uids, gids = (tuple(int(word) for word in status[key].split()) for key in ("Uid", "Gid"))
+    return Credentials(
+        uids=(uids[0], uids[1], uids[2], uids[3]),
+        gids=(gids[0], gids[1], gids[2], gids[3]),
+        groups=tuple(int(word) for word in status["Groups"].split()),
+        inheritable=int(status["CapInh"], 16),
+        permitted=int(status["CapPrm"], 16),
+        effective=int(status["CapEff"], 16),
+        bounding=int(status["CapBnd"], 16),
+        ambient=int(status["CapAmb"], 16),
+        securebits=securebits,
+        no_new_privs=status["NoNewPrivs"] == "1",
+        dumpable=dumpable,
+        seccomp_mode=int(status["Seccomp"]),
+        seccomp_filters=seccomp_filters(pid) if status["Seccomp"] == "2" else (),
+        lsm=_lsm(pid),
+    )
+
+
+def seccomp_filters(tid: int) -> tuple[bytes, ...]:
+    """Return the seccomp filters of a stopped traced thread, the one installed first at the front."""
+    filters: list[bytes] = []
+    while (program := ptrace.seccomp_filter(tid, len(filters))) is not None:
+        filters.append(program)
+    return tuple(filters)
+
+
+def _lsm(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/attr/current").read_text(encoding="utf-8").rstrip("\0\n")
+    except OSError:  # no security module that labels processes
+        return ""

@@ -1,0 +1,97 @@
+"""The cgroup freezer of a container: what holds its processes without a tracer.
+
+cgroup v1: Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst; v2: cgroup.freeze in
+Documentation/admin-guide/cgroup-v2.rst.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from pathlib import Path
+
+from livemig.errors import InternalError, KernelLacks
+from livemig.system import procfs
+
+_ROOT = Path("/sys/fs/cgroup")
+_PAUSE = 0.0002  # seconds between looks at a v1 freezer, which offers no event
+
+
+class Freezer:
+    """Freezes and thaws all processes of a cgroup; a frozen one stays so when we die."""
+
+    def __init__(self, directory: Path, *, version: int) -> None:
+        self.directory = directory
+        self._version = version
+
+    @classmethod
+    def of_process(cls, pid: int) -> Freezer:
+        """Return the freezer that ``docker pause`` uses for the container of a process."""
+        unified = None
+        for line in Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if "freezer" in controllers.split(","):
+                return cls(_ROOT / "freezer" / path.lstrip("/"), version=1)
+            if not controllers:
+                unified = _ROOT / path.lstrip("/")
+        if unified is not None and (unified / "cgroup.freeze").exists():
+            return cls(unified, version=2)
+        raise KernelLacks(
+            f"process {pid} is in no cgroup that can be frozen",
+            hint="mount the freezer controller, or cgroup v2, at /sys/fs/cgroup",
+        )
+
+    def processes(self) -> list[int]:
+        """Return the processes of the cgroup and of all below it, as this PID namespace counts."""
+        found: list[int] = []
+        for path, _, _ in os.walk(self.directory):
+            text = (Path(path) / "cgroup.procs").read_text(encoding="ascii")
+            found += [int(word) for word in text.split()]
+        return sorted(found)
+
+    def freeze(self, timeout: float = 10.0) -> None:
+        """Freeze all processes and wait until they are; InternalError where they are not in time."""
+        self.request_freeze()
+        deadline = time.monotonic() + timeout
+        while not self.frozen():
+            if time.monotonic() > deadline:
+                raise InternalError(f"{self.directory} did not freeze within {timeout} s")
+            self._await_change()
+
+    def request_freeze(self) -> None:
+        """Ask for freezing without waiting for it."""
+        if self._version == 1:
+            (self.directory / "freezer.state").write_text("FROZEN")
+        else:
+            (self.directory / "cgroup.freeze").write_text("1")
+
+    def thaw(self) -> None:
+        """Let all processes run."""
+        if self._version == 1:
+            (self.directory / "freezer.state").write_text("THAWED")
+        else:
+            (self.directory / "cgroup.freeze").write_text("0")
+
+    def frozen(self) -> bool:
+        """Tell whether all processes are frozen."""
+        if self._version == 1:
+            return (self.directory / "freezer.state").read_text().strip() == "FROZEN"
+        return "frozen 1" in (self.directory / "cgroup.events").read_text()
+
+    def _await_change(self) -> None:
+        if self._version == 1:
+            time.sleep(_PAUSE)
+            return
+        with open(self.directory / "cgroup.events", encoding="ascii") as events:
+            if "frozen 1" in events.read():
+                return
+            poller = select.poll()
+            poller.register(events, select.POLLPRI)
+            poller.poll(50)
+
+
+def container_processes(pid: int) -> list[int]:
+    """Return the processes in the cgroup of a container's first process, that one first."""
+    found = Freezer.of_process(pid).processes()
+    return sorted(found, key=lambda other: (other != pid, procfs.namespaced_id(other)))

@@ -1,0 +1,113 @@
+"""Open what the arriving processes have open, and put it in place."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from livemig.errors import NotCarried
+from livemig.inject.held import F_DUPFD_CLOEXEC, MAX_PASSED, NR_CLOSE, NR_FCNTL, Held
+from livemig.model import Description, Image, Opened, Process, Role
+from livemig.stub import Table
+from livemig.system import handles
+
+NR_DUP3 = 292
+_F_SETFL = 4
+_O_CLOEXEC = 0o2000000
+_STATUS_FLAGS = os.O_APPEND | os.O_NONBLOCK | os.O_NOATIME | os.O_DIRECT
+_ROLES = (Role.STDIN, Role.STDOUT, Role.STDERR)
+
+
+@contextmanager
+def opened_descriptions(image: Image, root: int) -> Iterator[list[int]]:
+    """Open every description of ``image`` below the directory ``root``, once.
+
+    Yields a descriptor for each, -1 for the container's standard streams, which the held process
+    has already; a standard input that has ended is a pipe of ours with what is unread in it.
+    """
+    found: list[int] = []
+    try:
+        for description in image.descriptions:
+            found.append(_open(description, image, root))
+        yield found
+    finally:
+        for descriptor in found:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _open(description: Description, image: Image, root: int) -> int:
+    if description.kind is Opened.STREAM:
+        if description.role is Role.STDIN and image.stdin_ended:
+            return _ended_input(image.stdin)
+        return -1
+    flags = description.flags
+    if description.kind is Opened.DIRECTORY:
+        flags |= os.O_DIRECTORY
+    descriptor = handles.open_in_root(root, description.path, flags)
+    status = os.fstat(descriptor)
+    if description.kind is Opened.DEVICE and status.st_rdev != description.device:
+        os.close(descriptor)
+        raise NotCarried(f"{description.path} is another device on the target")
+    if description.kind is Opened.FILE and not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise NotCarried(f"{description.path} is no regular file on the target")
+    if description.position:
+        os.lseek(descriptor, description.position, os.SEEK_SET)
+    return descriptor
+
+
+def _ended_input(unread: bytes) -> int:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        os.write(writer, unread)
+    finally:
+        os.close(writer)
+    return reader
+
+
+def install_descriptors(held: Held, process: Process, image: Image, opened: Sequence[int]) -> None:
+    """Give ``process`` its descriptors at their numbers; the held process keeps its own apart.
+
+    Received descriptors first move above every number that is wanted, then to their places.
+    """
+    wanted = [descriptor.number for descriptor in process.descriptors]
+    needed = sorted({descriptor.description for descriptor in process.descriptors})
+    passed = [index for index in needed if opened[index] >= 0]
+    if len(passed) > MAX_PASSED or set(wanted) & set(held.own_numbers()):
+        raise NotCarried(
+            f"process {process.pid} has descriptors that are too many, or numbered too high",
+            hint=f"this version carries {MAX_PASSED} descriptors with numbers below 1008",
+        )
+    table = held.stub.table()
+    received = held.pass_descriptors(table, [opened[index] for index in passed])
+    above = max([*wanted, *received, *held.own_numbers()], default=0) + 1
+    place: dict[int, int] = {}
+    for offset, (index, number) in enumerate(zip(passed, received, strict=True)):
+        place[index] = above + offset
+        table.call("dup", NR_FCNTL, number, F_DUPFD_CLOEXEC, above + offset)
+        table.call(f"close {number}", NR_CLOSE, number)
+    for index in needed:
+        description = image.descriptions[index]
+        if index not in place and description.role is not None:
+            place[index] = held.streams[_ROLES.index(description.role)]
+        _set_flags(table, place[index], description)
+    for descriptor in process.descriptors:
+        flags = _O_CLOEXEC if descriptor.close_on_exec else 0
+        table.call(
+            f"dup3 to {descriptor.number}",
+            NR_DUP3,
+            place[descriptor.description],
+            descriptor.number,
+            flags,
+        )
+    for index in passed:
+        table.call("close", NR_CLOSE, place[index])
+    held.stub.run(table)
+
+
+def _set_flags(table: Table, number: int, description: Description) -> None:
+    if description.kind is Opened.STREAM:
+        table.call("F_SETFL", NR_FCNTL, number, _F_SETFL, description.flags & _STATUS_FLAGS)

@@ -1,0 +1,234 @@
+"""Rebuild a process from what was extracted, in the held process; its pages are there already.
+
+The steps are in an order in which each still has the rights that it needs: descriptors, address
+space, clocks, signals, and who the process is last of all.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import struct
+import time
+from pathlib import Path
+
+from livemig.errors import StateMismatch
+from livemig.extract.process import (
+    NR_RT_SIGACTION,
+    SIGNALS,
+    seccomp_filters,
+)
+from livemig.extract.threads import NR_PRCTL, NR_SIGALTSTACK
+from livemig.inject.files import install_descriptors, opened_descriptions
+from livemig.inject.held import CLONE_NEWTIME, NR_CLOSE, Held
+from livemig.model import Clocks, Credentials, Image, Process, Thread
+from livemig.stub import Table
+from livemig.system import handles, procfs, ptrace
+from livemig.system.ptrace import Registers
+
+NR_SETITIMER, NR_CHDIR, NR_UMASK, NR_FCHDIR = 38, 80, 95, 81
+NR_SETGROUPS, NR_SETRESUID, NR_SETRESGID, NR_CAPSET = 116, 117, 119, 126
+NR_RT_SIGQUEUEINFO, NR_PERSONALITY, NR_SET_TID_ADDRESS = 129, 135, 218
+NR_SET_ROBUST_LIST, NR_RT_TGSIGQUEUEINFO, NR_SETNS, NR_SECCOMP, NR_RSEQ = 273, 297, 308, 317, 334
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NAME = 1, 4, 8, 15
+PR_CAPBSET_DROP, PR_SET_SECUREBITS, PR_SET_TIMERSLACK, PR_SET_MM = 24, 28, 29, 35
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_SET_THP_DISABLE, PR_CAP_AMBIENT = 36, 38, 41, 47
+PR_SET_MM_MAP = 14
+PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
+_CAP_VERSION_3 = 0x20080522
+_SS_DISABLE = 2
+_SECCOMP_SET_MODE_FILTER = 1
+_BILLION = 1_000_000_000
+
+
+def rebuild(held: Held, process: Process, image: Image, root: int) -> None:
+    """Turn ``held`` into ``process``, but for its registers; ``root`` is the container's root.
+
+    Raises OSError that names the failing step, NotCarried, StateMismatch.
+    """
+    with opened_descriptions(image, root) as opened:
+        install_descriptors(held, process, image, opened)
+    _set_places(held, process, image, root)
+    _set_clocks(held, image.clocks)
+    _set_limits(held.pid, process)
+    _set_signals(held, process)
+    for thread in process.threads:
+        _set_thread(held, process, thread)
+    _set_identity(held, process)
+
+
+def _set_places(held: Held, process: Process, image: Image, root: int) -> None:
+    directory = handles.open_in_root(root, process.directory, os.O_PATH | os.O_DIRECTORY)
+    exe = handles.open_in_root(root, process.space.exe, os.O_RDONLY)
+    clocks = os.open(f"/proc/{held.pid}/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
+    _set_offsets(held.pid, image.clocks)
+    table = held.stub.table()
+    try:
+        numbers = held.pass_descriptors(table, [directory, exe, clocks])
+        _add_places(table, process, numbers)
+        held.stub.run(table)
+    finally:
+        for descriptor in (directory, exe, clocks):
+            os.close(descriptor)
+
+
+def _add_places(table: Table, process: Process, numbers: list[int]) -> None:
+    directory, exe, clocks = numbers
+    table.call(f"fchdir {process.directory}", NR_FCHDIR, directory)
+    table.call("umask", NR_UMASK, process.umask)
+    table.call("personality", NR_PERSONALITY, process.personality)
+    table.call("setns to the time namespace", NR_SETNS, clocks, CLONE_NEWTIME)
+    space = process.space
+    auxv = table.place(space.auxv)
+    words = (
+        space.start_code,
+        space.end_code,
+        space.start_data,
+        space.end_data,
+        space.start_brk,
+        space.brk,
+        space.start_stack,
+        space.arg_start,
+        space.arg_end,
+        space.env_start,
+        space.env_end,
+        auxv,
+    )
+    block = struct.pack("=12QII", *words, len(space.auxv), exe)
+    place = table.place(block)
+    table.call("prctl PR_SET_MM_MAP", NR_PRCTL, PR_SET_MM, PR_SET_MM_MAP, place, len(block), 0)
+    for number in numbers:
+        table.call(f"close {number}", NR_CLOSE, number)
+
+
+def _set_offsets(pid: int, clocks: Clocks) -> None:
+    """Let the clocks go on where they stood (time_namespaces(7))."""
+    lines = []
+    for name, value, clock in (
+        ("monotonic", clocks.monotonic, time.CLOCK_MONOTONIC),
+        ("boottime", clocks.boottime, time.CLOCK_BOOTTIME),
+    ):
+        seconds, rest = divmod(value - time.clock_gettime_ns(clock), _BILLION)
+        lines.append(f"{name} {seconds} {rest}\n")
+    Path(f"/proc/{pid}/timens_offsets").write_text("".join(lines), encoding="ascii")
+
+
+def _set_clocks(held: Held, clocks: Clocks) -> None:
+    monotonic, boottime = procfs.clock_offsets(held.pid)
+    if time.clock_gettime_ns(time.CLOCK_MONOTONIC) + monotonic < clocks.monotonic:
+        raise StateMismatch(f"process {held.pid}: CLOCK_MONOTONIC would run backwards")
+    if time.clock_gettime_ns(time.CLOCK_BOOTTIME) + boottime < clocks.boottime:
+        raise StateMismatch(f"process {held.pid}: CLOCK_BOOTTIME would run backwards")
+
+
+def _set_limits(pid: int, process: Process) -> None:
+    for which, wanted in enumerate(process.limits):
+        if resource.prlimit(pid, which) != wanted:
+            resource.prlimit(pid, which, wanted)
+    score = Path(f"/proc/{pid}/oom_score_adj")
+    if int(score.read_text(encoding="ascii")) != process.oom_score_adj:
+        score.write_text(str(process.oom_score_adj), encoding="ascii")
+
+
+def _set_signals(held: Held, process: Process) -> None:
+    table = held.stub.table()
+    for number, action in zip(SIGNALS, process.actions, strict=True):
+        if any(action):
+            place = table.place(action)
+            table.call(f"rt_sigaction {number}", NR_RT_SIGACTION, number, place, 0, 8)
+    for which, timer in enumerate(process.interval_timers):
+        if any(timer):
+            table.call(f"setitimer {which}", NR_SETITIMER, which, table.place(timer), 0)
+    for info in process.pending:
+        number = int.from_bytes(info[:4], "little")
+        place = table.place(info)
+        table.call("rt_sigqueueinfo", NR_RT_SIGQUEUEINFO, process.pid, number, place)
+    for name, option, value in (
+        ("PR_SET_CHILD_SUBREAPER", PR_SET_CHILD_SUBREAPER, int(process.subreaper)),
+        ("PR_SET_PDEATHSIG", PR_SET_PDEATHSIG, process.parent_death_signal),
+        ("PR_SET_THP_DISABLE", PR_SET_THP_DISABLE, int(process.thp_disabled)),
+    ):
+        table.call(f"prctl {name}", NR_PRCTL, option, value)
+    held.stub.run(table)
+
+
+def _set_thread(held: Held, process: Process, thread: Thread) -> None:
+    table = held.stub.table()
+    name = table.place(thread.name + b"\0")
+    table.call("prctl PR_SET_NAME", NR_PRCTL, PR_SET_NAME, name)
+    table.call("prctl PR_SET_TIMERSLACK", NR_PRCTL, PR_SET_TIMERSLACK, thread.timer_slack)
+    table.call("set_tid_address", NR_SET_TID_ADDRESS, thread.clear_child_tid)
+    head, length = thread.robust_list
+    if head:
+        table.call("set_robust_list", NR_SET_ROBUST_LIST, head, length)
+    address, size, signature, flags = thread.rseq
+    if address:
+        table.call("rseq", NR_RSEQ, address, size, flags, signature)
+    pointer, mode, _, room = struct.unpack("=QiiQ", thread.altstack)
+    if not mode & _SS_DISABLE:
+        place = table.place(struct.pack("=QiiQ", pointer, mode & ~1, 0, room))
+        table.call("sigaltstack", NR_SIGALTSTACK, place, 0)
+    for info in thread.pending:
+        number = int.from_bytes(info[:4], "little")
+        arguments = (process.pid, thread.tid, number, table.place(info))
+        table.call("rt_tgsigqueueinfo", NR_RT_TGSIGQUEUEINFO, *arguments)
+    held.stub.run(table)
+
+
+def _set_identity(held: Held, process: Process) -> None:
+    wanted = process.credentials
+    table = held.stub.table()
+    for number in range(64):
+        if (_bounding(held.pid) & ~wanted.bounding) >> number & 1:
+            table.call(f"dropping capability {number}", NR_PRCTL, PR_CAPBSET_DROP, number)
+    _add_filters(table, held, wanted)
+    groups = table.place(struct.pack(f"={len(wanted.groups)}I", *wanted.groups))
+    table.call("setgroups", NR_SETGROUPS, len(wanted.groups), groups)
+    table.call("prctl PR_SET_KEEPCAPS", NR_PRCTL, PR_SET_KEEPCAPS, 1)
+    table.call("setresgid", NR_SETRESGID, *wanted.gids[:3])
+    table.call("setresuid", NR_SETRESUID, *wanted.uids[:3])
+    full = _bounding(held.pid)
+    _add_capabilities(table, wanted.inheritable, full & wanted.bounding, full & wanted.bounding)
+    table.call("prctl PR_SET_SECUREBITS", NR_PRCTL, PR_SET_SECUREBITS, wanted.securebits)
+    _add_capabilities(table, wanted.inheritable, wanted.permitted, wanted.effective)
+    table.call("clearing ambient", NR_PRCTL, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    for number in range(64):
+        if wanted.ambient >> number & 1:
+            arguments = (PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0)
+            table.call(f"raising ambient capability {number}", NR_PRCTL, *arguments)
+    if wanted.no_new_privs:
+        table.call("prctl PR_SET_NO_NEW_PRIVS", NR_PRCTL, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    table.call("prctl PR_SET_DUMPABLE", NR_PRCTL, PR_SET_DUMPABLE, wanted.dumpable & 1)
+    held.drop_channel(table)
+    held.stub.run(table)
+
+
+def _bounding(pid: int) -> int:
+    return int(procfs.read_status(pid)["CapBnd"], 16)
+
+
+def _add_capabilities(table: Table, inheritable: int, permitted: int, effective: int) -> None:
+    header = table.place(struct.pack("=Ii", _CAP_VERSION_3, 0))
+    sets = (effective, permitted, inheritable)
+    words = [value & 0xFFFFFFFF for value in sets] + [value >> 32 for value in sets]
+    table.call("capset", NR_CAPSET, header, table.place(struct.pack("=6I", *words)))
+
+
+def _add_filters(table: Table, held: Held, wanted: Credentials) -> None:
+    present = seccomp_filters(held.pid)
+    if wanted.seccomp_filters[: len(present)] != present:
+        raise StateMismatch(
+            f"process {held.pid}: Docker gave the container another seccomp profile on the target",
+            hint="give both Docker engines the same default seccomp profile",
+        )
+    for program in wanted.seccomp_filters[len(present) :]:
+        place = table.place(struct.pack("=HxxxxxxQ", len(program) // 8, table.place(program)))
+        table.call("seccomp", NR_SECCOMP, _SECCOMP_SET_MODE_FILTER, 0, place)
+
+
+def set_registers(held: Held, thread: Thread) -> None:
+    """Give the thread its registers; the stub must be gone. What it does next is its own code."""
+    ptrace.set_xstate(held.pid, thread.xstate)
+    ptrace.set_sigmask(held.pid, thread.blocked)
+    ptrace.set_registers(held.pid, Registers.from_buffer_copy(thread.registers))

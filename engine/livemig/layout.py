@@ -1,0 +1,104 @@
+"""Memory layout: how one list of mappings becomes another, and who carries that out.
+
+The target follows the source's layout from round to round. ``difference`` is computed alike on both
+sides, so that the source knows which pages the target has lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from livemig.model import Kind, Mapping
+
+
+@dataclass(frozen=True)
+class Change:
+    """The steps from one layout to another, in this order: unmap, map, protect.
+
+    ``unmapped`` are address ranges; their pages are lost. ``mapped`` are new mappings without
+    pages. ``protected`` are ranges that only change their protection.
+    """
+
+    unmapped: tuple[tuple[int, int], ...]
+    mapped: tuple[Mapping, ...]
+    protected: tuple[tuple[int, int, int], ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.unmapped or self.mapped or self.protected)
+
+
+class LayoutBackend(Protocol):
+    """Changes the layout of a held process."""
+
+    name: str
+
+    def apply(self, change: Change) -> None:
+        """Carry out a change; raises OSError, naming the step, where the kernel refuses one."""
+
+
+def _part(mapping: Mapping, start: int, end: int) -> Mapping:
+    offset = mapping.offset + (start - mapping.start) if mapping.kind is Kind.FILE else 0
+    return replace(mapping, start=start, end=end, offset=offset)
+
+
+def _overlaps(
+    old: Sequence[Mapping], new: Sequence[Mapping]
+) -> Iterator[tuple[Mapping, Mapping, int, int]]:
+    left = right = 0
+    while left < len(old) and right < len(new):
+        before, after = old[left], new[right]
+        start, end = max(before.start, after.start), min(before.end, after.end)
+        if start < end and before.same_backing(after):
+            yield before, after, start, end
+        if before.end <= after.end:
+            left += 1
+        else:
+            right += 1
+
+
+def _without(mapping: Mapping, kept: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    place = mapping.start
+    for start, end in kept:
+        if place < start:
+            yield place, start
+        place = end
+    if place < mapping.end:
+        yield place, mapping.end
+
+
+def difference(old: Sequence[Mapping], new: Sequence[Mapping]) -> Change:
+    """Return the steps from layout ``old`` to ``new``, both sorted and free of overlaps.
+
+    What shows the same bytes before and after stays, with its pages.
+    """
+    kept_old: dict[int, list[tuple[int, int]]] = {}
+    kept_new: dict[int, list[tuple[int, int]]] = {}
+    protected = []
+    for before, after, start, end in _overlaps(old, new):
+        kept_old.setdefault(before.start, []).append((start, end))
+        kept_new.setdefault(after.start, []).append((start, end))
+        if before.prot != after.prot:
+            protected.append((start, end, after.prot))
+    unmapped = [
+        span for mapping in old for span in _without(mapping, kept_old.get(mapping.start, []))
+    ]
+    mapped = [
+        _part(mapping, start, end)
+        for mapping in new
+        for start, end in _without(mapping, kept_new.get(mapping.start, []))
+    ]
+    return Change(tuple(unmapped), tuple(mapped), tuple(protected))
+
+
+def free_hole(taken: Sequence[tuple[int, int]], size: int, lowest: int) -> int:
+    """Return the first address from ``lowest`` on where ``size`` bytes overlap nothing taken."""
+    address = lowest
+    for start, end in sorted(taken):
+        if end <= address:
+            continue
+        if address + size <= start:
+            break
+        address = end
+    return address

@@ -1,0 +1,207 @@
+"""What a container's processes are made of, as it crosses the wire.
+
+Everything here is made for trees of processes with threads; addresses and lengths are in bytes,
+times in nanoseconds, IDs as the container's own PID namespace counts them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What stands behind a memory mapping."""
+
+    ANONYMOUS = "anonymous"
+    FILE = "file"
+    STACK = "stack"  # grows down
+    VVAR = "vvar"  # the kernel's data pages beside the vDSO
+    VDSO = "vdso"
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """One private mapping; ``prot`` as in mmap(2), ``path`` as the container sees it."""
+
+    start: int
+    end: int
+    prot: int
+    kind: Kind
+    offset: int = 0
+    path: str = ""
+
+    @property
+    def length(self) -> int:
+        """Length in bytes."""
+        return self.end - self.start
+
+    def same_backing(self, other: Mapping) -> bool:
+        """Tell whether both show the same bytes wherever they overlap, protection aside."""
+        if self.kind is not other.kind or self.path != other.path:
+            return False
+        if self.kind is Kind.FILE:
+            return self.start - self.offset == other.start - other.offset
+        if self.kind in (Kind.VVAR, Kind.VDSO):
+            return self.start == other.start and self.end == other.end
+        return True
+
+
+@dataclass(frozen=True)
+class MappedFile:
+    """A file that clean pages come from: its size and the digest of its bytes (blake2b-256)."""
+
+    path: str
+    size: int
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The mappings of one process, by ascending address, and the files behind them."""
+
+    pid: int
+    mappings: tuple[Mapping, ...]
+
+
+@dataclass(frozen=True)
+class Thread:
+    """One thread: what it goes on with.
+
+    ``registers`` is ``struct user_regs_struct`` (27 words of 64 bits) with an interrupted system
+    call entered again, ``xstate`` is XSAVE's standard format, ``pending`` are siginfos of 128 bytes.
+    """
+
+    tid: int
+    name: bytes
+    registers: bytes
+    xstate: bytes
+    blocked: int
+    pending: tuple[bytes, ...]
+    robust_list: tuple[int, int]
+    clear_child_tid: int
+    rseq: tuple[int, int, int, int]
+    altstack: bytes
+    timer_slack: int
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Who a process is, and how it is confined (credentials(7), capabilities(7), seccomp(2))."""
+
+    uids: tuple[int, int, int, int]
+    gids: tuple[int, int, int, int]
+    groups: tuple[int, ...]
+    inheritable: int
+    permitted: int
+    effective: int
+    bounding: int
+    ambient: int
+    securebits: int
+    no_new_privs: bool
+    dumpable: int
+    seccomp_mode: int
+    seccomp_filters: tuple[bytes, ...]
+    lsm: str
+
+
+@dataclass(frozen=True)
+class AddressSpace:
+    """What the kernel keeps about an address space beside its mappings (PR_SET_MM_MAP, prctl(2))."""
+
+    start_code: int
+    end_code: int
+    start_data: int
+    end_data: int
+    start_brk: int
+    brk: int
+    start_stack: int
+    arg_start: int
+    arg_end: int
+    env_start: int
+    env_end: int
+    auxv: bytes
+    exe: str
+
+
+class Role(StrEnum):
+    """Which of the container's standard streams a pipe is."""
+
+    STDIN = "stdin"
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+class Opened(StrEnum):
+    """Kinds of open file descriptions."""
+
+    STREAM = "stream"
+    FILE = "file"
+    DIRECTORY = "directory"
+    DEVICE = "device"
+
+
+@dataclass(frozen=True)
+class Description:
+    """One open file description; descriptors refer to it by its place in the list."""
+
+    kind: Opened
+    path: str
+    flags: int
+    position: int = 0
+    role: Role | None = None
+    device: int = 0
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """One descriptor of a process."""
+
+    number: int
+    description: int
+    close_on_exec: bool
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process: everything but its pages."""
+
+    pid: int
+    parent: int
+    threads: tuple[Thread, ...]
+    space: AddressSpace
+    credentials: Credentials
+    actions: tuple[bytes, ...]
+    pending: tuple[bytes, ...]
+    interval_timers: tuple[bytes, ...]
+    limits: tuple[tuple[int, int], ...]
+    directory: str
+    umask: int
+    personality: int
+    oom_score_adj: int
+    subreaper: bool
+    parent_death_signal: int
+    thp_disabled: bool
+    descriptors: tuple[Descriptor, ...]
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """What the container's clocks showed when it was frozen."""
+
+    monotonic: int
+    boottime: int
+
+
+@dataclass(frozen=True)
+class Image:
+    """A frozen container: its processes, what they have open, its clocks, its unread input.
+
+    ``stdin_ended`` tells that nobody can write to the standard input any more.
+    """
+
+    processes: tuple[Process, ...]
+    descriptions: tuple[Description, ...]
+    clocks: Clocks
+    stdin: bytes = b""
+    stdin_ended: bool = False

@@ -1,0 +1,89 @@
+"""Which pages of a mapping belong to the process alone: what must be carried.
+
+A page that shows a file unchanged, and the shared zero page, come back by themselves on the target.
+PAGEMAP_SCAN tells them apart (Linux 6.7 on); before it, /proc/PID/pagemap does, where the zero page
+counts as a page like any other (Documentation/admin-guide/mm/pagemap.rst).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+
+import numpy as np
+
+from livemig.intervals import Span, merged
+from livemig.model import Kind, Mapping
+from livemig.system.memory import PAGE_SIZE
+from livemig.system.uffd import (
+    PAGE_IS_FILE,
+    PAGE_IS_PFNZERO,
+    PAGE_IS_PRESENT,
+    PAGE_IS_SWAPPED,
+    Scanner,
+)
+
+_ENTRIES = 65536
+_PRESENT_OR_SWAPPED = np.uint64(3 << 62)
+_FILE = np.uint64(1 << 61)
+
+
+def carried(mappings: Iterable[Mapping]) -> list[Mapping]:
+    """Return the mappings whose pages the process can change."""
+    return [mapping for mapping in mappings if mapping.kind not in (Kind.VVAR, Kind.VDSO)]
+
+
+class Pagemap:
+    """The page tables of a process, as /proc/PID/pagemap shows them."""
+
+    def __init__(self, pid: int) -> None:
+        self.descriptor = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        self.scanner = Scanner(self.descriptor)
+        self.can_scan = self._try_scan()
+
+    def _try_scan(self) -> bool:
+        try:
+            list(self.scanner.scan(0, PAGE_SIZE, any_of=PAGE_IS_PRESENT, returned=PAGE_IS_PRESENT))
+        except OSError as error:
+            if error.errno in (errno.ENOTTY, errno.EINVAL):
+                return False
+            raise
+        return True
+
+    def private_pages(self, mappings: Iterable[Mapping]) -> list[Span]:
+        """Return the address ranges whose pages belong to the process alone."""
+        spans: list[Span] = []
+        for mapping in carried(mappings):
+            if self.can_scan:
+                spans += self._scan(mapping)
+            else:
+                spans += self._read(mapping)
+        return merged(spans)
+
+    def _scan(self, mapping: Mapping) -> list[Span]:
+        regions = self.scanner.scan(
+            mapping.start,
+            mapping.end,
+            inverted=PAGE_IS_FILE | PAGE_IS_PFNZERO,
+            any_of=PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+        )
+        return [(region.start, region.end) for region in regions]
+
+    def _read(self, mapping: Mapping) -> list[Span]:
+        spans: list[Span] = []
+        first, last = mapping.start // PAGE_SIZE, mapping.end // PAGE_SIZE
+        for start in range(first, last, _ENTRIES):
+            count = min(_ENTRIES, last - start)
+            entries = np.frombuffer(os.pread(self.descriptor, count * 8, start * 8), np.uint64)
+            own = (entries & _PRESENT_OR_SWAPPED != 0) & (entries & _FILE == 0)
+            edges = np.flatnonzero(np.diff(np.concatenate(([False], own, [False]))))
+            spans += [
+                ((start + int(a)) * PAGE_SIZE, (start + int(b)) * PAGE_SIZE)
+                for a, b in zip(edges[::2], edges[1::2], strict=True)
+            ]
+        return spans
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.descriptor)

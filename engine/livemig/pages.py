@@ -1,0 +1,197 @@
+"""Pages on their way: as zero, as a delta against what the target holds, or whole.
+
+A batch is a description (runs of pages of one kind) and one lz4 block that holds deltas and whole
+pages one after the other. A delta is the exclusive or of old and new content: nearly all zeros, so
+that lz4 leaves little of it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import lz4.block
+import numpy as np
+
+from livemig.errors import ProtocolError
+from livemig.intervals import Span
+from livemig.system.memory import PAGE_SIZE
+
+BATCH_PAGES = 256
+_DELTA_BYTES = 1024  # a page that differs in more bytes goes whole
+
+
+class PageKind(IntEnum):
+    """How a run of pages is sent."""
+
+    ZERO = 0
+    DELTA = 1
+    WHOLE = 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The body of a PAGES frame: runs of (address, pages, kind), and the size of the unpacked data.
+
+    ``packed`` tells whether the payload is an lz4 block, or the data as they are.
+    """
+
+    pid: int
+    runs: tuple[tuple[int, int, PageKind], ...]
+    size: int
+    packed: bool
+
+
+@dataclass
+class Counts:
+    """Pages sent, by kind, and the bytes of their payloads."""
+
+    zero: int = 0
+    delta: int = 0
+    whole: int = 0
+    payload: int = 0
+
+    @property
+    def pages(self) -> int:
+        """All pages."""
+        return self.zero + self.delta + self.whole
+
+
+class DeltaCache:
+    """The last sent copies of pages that are written again and again; a fixed size, LRU."""
+
+    def __init__(self, size: int) -> None:
+        self._limit = size // PAGE_SIZE
+        self._pages: OrderedDict[int, bytes] = OrderedDict()
+
+    def get(self, address: int) -> bytes | None:
+        """Return the copy of the page at ``address``."""
+        return self._pages.get(address)
+
+    def put(self, address: int, page: bytes) -> None:
+        """Keep a copy, dropping the one that was not used for the longest time."""
+        self._pages[address] = page
+        self._pages.move_to_end(address)
+        if len(self._pages) > self._limit:
+            self._pages.popitem(last=False)
+
+    def drop(self, spans: Iterable[Span]) -> None:
+        """Forget the pages in ``spans``: the target does not hold them any more."""
+        spans = list(spans)
+        if not spans or not self._pages:
+            return
+        gone = [
+            address
+            for address in self._pages
+            if any(start <= address < end for start, end in spans)
+        ]
+        for address in gone:
+            del self._pages[address]
+
+
+def batches(spans: Iterable[Span]) -> Iterator[list[Span]]:
+    """Cut ``spans`` into lists of at most BATCH_PAGES pages each."""
+    room = BATCH_PAGES * PAGE_SIZE
+    part: list[Span] = []
+    left = room
+    for start, end in spans:
+        place = start
+        while place < end:
+            size = min(left, end - place)
+            part.append((place, place + size))
+            place += size
+            left -= size
+            if not left:
+                yield part
+                part, left = [], room
+    if part:
+        yield part
+
+
+class Packer:
+    """Makes batches of pages, choosing for each page how it is sent."""
+
+    def __init__(self, pid: int, cache: DeltaCache) -> None:
+        self._pid = pid
+        self._cache = cache
+        self.counts = Counts()
+
+    def pack(self, addresses: list[int], data: bytearray, repeated: bool) -> tuple[Batch, Any]:
+        """Return description and payload for pages (4096 bytes each in ``data``).
+
+        ``repeated`` tells that the target holds older copies of these pages: they are kept as the
+        base of later deltas.
+        """
+        count = len(addresses)
+        pages = np.frombuffer(data, np.uint64, count * PAGE_SIZE // 8).reshape(count, -1)
+        kinds = np.where(pages.any(axis=1), int(PageKind.WHOLE), int(PageKind.ZERO))
+        content = pages
+        if repeated:
+            content = self._apply_deltas(addresses, data, pages, kinds)
+        sent = kinds != int(PageKind.ZERO)
+        unpacked = content[sent].tobytes() if not sent.all() else memoryview(content).cast("B")
+        payload: Any = lz4.block.compress(unpacked, store_size=False) if len(unpacked) else b""
+        packed = len(payload) < len(unpacked)
+        if not packed:
+            payload = unpacked
+        self._count(kinds, len(payload))
+        runs = tuple(_runs(addresses, kinds.tolist()))
+        return Batch(self._pid, runs, len(unpacked), packed), payload
+
+    def _apply_deltas(
+        self, addresses: list[int], data: bytearray, pages: Any, kinds: Any
+    ) -> Any:
+        content = pages
+        for index, address in enumerate(addresses):
+            old = self._cache.get(address)
+            if old is not None and kinds[index] != int(PageKind.ZERO):
+                delta = pages[index] ^ np.frombuffer(old, np.uint64)
+                if np.count_nonzero(delta.view(np.uint8)) <= _DELTA_BYTES:
+                    if content is pages:
+                        content = pages.copy()
+                    content[index] = delta
+                    kinds[index] = int(PageKind.DELTA)
+            start = index * PAGE_SIZE
+            self._cache.put(address, bytes(data[start : start + PAGE_SIZE]))
+        return content
+
+    def _count(self, kinds: Any, payload: int) -> None:
+        zero, delta, whole = np.bincount(kinds, minlength=3).tolist()
+        self.counts.zero += zero
+        self.counts.delta += delta
+        self.counts.whole += whole
+        self.counts.payload += payload
+
+
+def _runs(addresses: list[int], kinds: list[int]) -> Iterator[tuple[int, int, PageKind]]:
+    start, count, current = 0, 0, -1
+    for address, kind in zip(addresses, kinds, strict=True):
+        if count and kind == current and address == start + count * PAGE_SIZE:
+            count += 1
+            continue
+        if count:
+            yield start, count, PageKind(current)
+        start, count, current = address, 1, kind
+    if count:
+        yield start, count, PageKind(current)
+
+
+def unpack(batch: Batch, payload: bytes | memoryview) -> bytes | memoryview:
+    """Return deltas and whole pages of a batch; raises ProtocolError where the sizes do not fit."""
+    every = sum(max(count, 0) for _, count, _ in batch.runs)
+    pages = sum(count for _, count, kind in batch.runs if kind is not PageKind.ZERO)
+    if batch.size != pages * PAGE_SIZE or every > BATCH_PAGES:
+        raise ProtocolError(f"a PAGES frame of {every} pages claims {batch.size} bytes")
+    if not batch.packed:
+        data: bytes | memoryview = payload
+    else:
+        try:
+            data = lz4.block.decompress(payload, uncompressed_size=batch.size)
+        except lz4.block.LZ4BlockError as error:
+            raise ProtocolError(f"a PAGES frame does not unpack: {error}") from error
+    if len(data) != batch.size:
+        raise ProtocolError(f"a PAGES frame holds {len(data)} bytes, not {batch.size}")
+    return data

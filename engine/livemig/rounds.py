@@ -1,0 +1,164 @@
+"""Iterative dumping: the memory of a running process, round by round, to a target that follows.
+
+The ledger knows which pages the target holds. It follows the layout by the same ``difference`` that
+the target carries out, so that both agree on what a change of layout costs.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from livemig.errors import ProcessGone
+from livemig.extract import mapped_files, read_layout
+from livemig.frames import FrameType
+from livemig.intervals import Span, intersect, merged, subtract, total
+from livemig.layout import difference
+from livemig.model import Layout, MappedFile
+from livemig.pagemap import Pagemap
+from livemig.pages import DeltaCache, Packer, batches
+from livemig.system.memory import PAGE_SIZE, Memory, read_ranges
+from livemig.tracker import Tracker
+from livemig.wire import to_wire
+
+Send = Callable[[FrameType, Any, Any], None]
+
+
+@dataclass(frozen=True)
+class LayoutUpdate:
+    """The body of a LAYOUT frame: the layout as it is now, and files that it shows for the first time."""
+
+    layout: Layout
+    files: tuple[MappedFile, ...]
+
+
+@dataclass(frozen=True)
+class RoundEnd:
+    """The body of a ROUND_END frame: its number, and the pages that the target must give up."""
+
+    number: int
+    pid: int
+    dropped: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True)
+class RoundStat:
+    """What one round sent: pages by kind, bytes of pages on the link, milliseconds."""
+
+    number: int
+    pages: int
+    zero: int
+    delta: int
+    whole: int
+    bytes: int
+    millis: float
+
+
+class MemorySource:
+    """Sends one process's memory through ``send`` (frame type, body, payload)."""
+
+    def __init__(
+        self, memory: Memory, container_pid: int, tracker: Tracker, pagemap: Pagemap, cache: int
+    ) -> None:
+        self._memory = memory
+        self._pid = memory.pid
+        self._container_pid = container_pid
+        self._tracker = tracker
+        self._pagemap = pagemap
+        self._cache = DeltaCache(cache)
+        self._layout = Layout(container_pid, ())
+        self._files: set[str] = set()
+        self._ledger: list[Span] = []
+        self.number = 0
+
+    def waiting(self) -> int:
+        """Return the bytes of pages that the next round would find written."""
+        return self._tracker.peek(self._layout.mappings)
+
+    def round(self, send: Send, *, frozen: bool = False) -> RoundStat:
+        """Send what was written since the last round, all of it in the first.
+
+        With ``frozen`` the round is exact: what the process holds afterwards is what the target
+        holds.
+        """
+        started = time.monotonic()
+        self.number += 1
+        packer = Packer(self._container_pid, self._cache)
+        self._send_layout(send)
+        spans = self._tracker.written(self._layout.mappings, frozen=frozen)
+        dropped: list[Span] = []
+        if frozen:
+            private = self._pagemap.private_pages(self._layout.mappings)
+            dropped = subtract(self._ledger, private)
+            spans = intersect(merged([*spans, *subtract(private, self._ledger)]), private)
+            self._ledger = subtract(self._ledger, dropped)
+            self._cache.drop(dropped)
+        repeated = intersect(spans, self._ledger)
+        for part, again in ((repeated, True), (subtract(spans, repeated), False)):
+            for batch in batches(part):
+                self._send_batch(send, packer, batch, again, frozen)
+        self._ledger = merged([*self._ledger, *spans])
+        send(
+            FrameType.ROUND_END,
+            to_wire(RoundEnd(self.number, self._container_pid, tuple(dropped))),
+            b"",
+        )
+        counts = packer.counts
+        millis = (time.monotonic() - started) * 1000
+        kinds = (counts.zero, counts.delta, counts.whole)
+        return RoundStat(self.number, counts.pages, *kinds, counts.payload, millis)
+
+    def _send_layout(self, send: Send) -> None:
+        layout = read_layout(self._pid, self._container_pid)
+        change = difference(self._layout.mappings, layout.mappings)
+        if not change and self.number > 1:
+            return
+        lost = merged(change.unmapped)
+        self._ledger = subtract(self._ledger, lost)
+        self._cache.drop(lost)
+        new = [mapping for mapping in layout.mappings if mapping.path not in self._files]
+        files = mapped_files(self._pid, new)
+        self._files.update(file.path for file in files)
+        self._layout = layout
+        send(FrameType.LAYOUT, to_wire(LayoutUpdate(layout, tuple(files))), b"")
+
+    def _send_batch(
+        self, send: Send, packer: Packer, spans: list[Span], again: bool, frozen: bool
+    ) -> None:
+        data = bytearray(total(spans))
+        addresses = [
+            address for start, end in spans for address in range(start, end, PAGE_SIZE)
+        ]
+        if self._read(spans, data) < len(data):
+            addresses, data = self._read_slowly(addresses, frozen)
+            if not addresses:
+                return
+        batch, payload = packer.pack(addresses, data, again)
+        send(FrameType.PAGES, to_wire(batch), payload)
+
+    def _read(self, spans: list[Span], data: bytearray) -> int:
+        try:
+            return read_ranges(self._pid, [(start, end - start) for start, end in spans], data)
+        except ProcessLookupError as error:
+            raise ProcessGone(f"process {self._pid} ended while it was read") from error
+        except OSError as error:
+            if error.errno != errno.EFAULT:
+                raise
+            return 0
+
+    def _read_slowly(self, addresses: list[int], frozen: bool) -> tuple[list[int], bytearray]:
+        """Read page by page; what vanished meanwhile is left to the next round unless frozen."""
+        found, data = [], bytearray()
+        for address in addresses:
+            try:
+                data += self._memory.read(address, PAGE_SIZE)
+            except OSError:
+                if frozen:
+                    raise
+                self._ledger = subtract(self._ledger, [(address, address + PAGE_SIZE)])
+                continue
+            found.append(address)
+        return found, data
