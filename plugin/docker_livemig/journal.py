@@ -1,0 +1,129 @@
+"""The journal of a move: what a peer must still know after a crash.
+
+/var/lib/livemig/ID/journal holds one JSON object a line, each on disk (fsync of file and directory)
+before ``append`` returns. A last line that a crash cut short was never promised to anybody, and is
+dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from livemig.errors import ProtocolError
+
+STATE_DIR = Path("/var/lib/livemig")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line: the state that was reached, when (s since the epoch), and what goes with it."""
+
+    state: str
+    time: float
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def state_dir() -> Path:
+    """Return where journals are kept; LIVEMIG_STATE_DIR names another place, for tests."""
+    return Path(os.environ.get("LIVEMIG_STATE_DIR") or STATE_DIR)
+
+
+class Journal:
+    """The journal of the move ``move_id``; nothing is created before the first ``append``.
+
+    Raises ProtocolError for an ID that could not be a directory's name, since a peer may choose it.
+    """
+
+    def __init__(self, move_id: str, root: Path | None = None) -> None:
+        if not _ID.fullmatch(move_id):
+            raise ProtocolError(f"move ID {move_id[:80]!r} is not valid")
+        self.move_id = move_id
+        self.directory = (root or state_dir()) / move_id
+        self.path = self.directory / "journal"
+
+    @classmethod
+    def all(cls, root: Path | None = None) -> Iterator[Journal]:
+        """Yield every journal that is kept on this host, in the order of their IDs."""
+        place = root or state_dir()
+        for path in sorted(place.glob("*/journal")):
+            if _ID.fullmatch(path.parent.name):
+                yield cls(path.parent.name, place)
+
+    def append(self, state: str, **details: Any) -> None:  # noqa: ANN401  whatever JSON holds
+        """Add a line; when this returns, it outlives a crash of the host. Raises OSError."""
+        line = json.dumps({"state": state, "time": time.time(), "details": details}) + "\n"
+        self._create()
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        fd = os.open(self.path, flags, 0o600)
+        try:
+            _drop_torn_line(fd)
+            _write_all(fd, line.encode())
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        _sync_directory(self.directory)
+
+    def read(self) -> list[Entry]:
+        """Return the lines that were written in full; none if there is no journal."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return []
+        lines = data[: data.rfind(b"\n") + 1].splitlines()
+        return [entry for line in lines if (entry := _parse(line)) is not None]
+
+    def last(self) -> Entry | None:
+        """Return the last line that was written in full."""
+        entries = self.read()
+        return entries[-1] if entries else None
+
+    def remove(self) -> None:
+        """Remove the journal, durably; nothing happens if there is none."""
+        self.path.unlink(missing_ok=True)
+        try:
+            _sync_directory(self.directory)
+            self.directory.rmdir()
+        except FileNotFoundError:
+            return
+        _sync_directory(self.directory.parent)
+
+    def _create(self) -> None:
+        if not self.directory.is_dir():
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _sync_directory(self.directory.parent)
+            _sync_directory(self.directory.parent.parent)
+
+
+def _parse(line: bytes) -> Entry | None:
+    try:
+        data = json.loads(line)
+        return Entry(str(data["state"]), float(data["time"]), dict(data["details"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _drop_torn_line(fd: int) -> None:
+    data = os.pread(fd, os.fstat(fd).st_size, 0)
+    if not data.endswith(b"\n"):
+        os.ftruncate(fd, data.rfind(b"\n") + 1)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

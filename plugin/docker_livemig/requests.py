@@ -1,0 +1,102 @@
+"""Bodies of the frames that client, source and target exchange about a move as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Mode = Literal["live", "stop-and-copy"]
+
+
+@dataclass(frozen=True)
+class Hello:
+    """HELLO: who speaks, and the facts of the machine that the other side decides by.
+
+    ``role`` is "client", "source" or "peer"; ``host`` the node name; ``version`` that of the
+    program. ``cpu_flags`` are those of /proc/cpuinfo, sorted.
+    """
+
+    protocol: int
+    version: str
+    role: str
+    host: str
+    euid: int = -1
+    arch: str = ""
+    kernel: str = ""
+    page_size: int = 0
+    cpu_flags: list[str] = field(default_factory=list)
+    boot_id: str = ""
+
+
+@dataclass(frozen=True)
+class MoveRequest:
+    """MOVE: what the user asked for.
+
+    ``host`` is the target as the user named it, ``destination`` the same as an ssh:// URL, for
+    docker contexts are known to the client alone. ``docker_host`` is the unix:// socket of the
+    source's engine, empty for the usual one. ``timeout_s`` of 0 is no limit. ``ssh_agent`` is the
+    client's agent socket. ``run_ssh_as`` is the account whose keys and configuration ssh uses,
+    empty for the peer's own; the peer sets it, and never takes it from the wire.
+    """
+
+    container: str
+    host: str
+    mode: Mode = "live"
+    keep_source: bool = False
+    downtime_limit_ms: int = 100
+    max_rounds: int = 30
+    cache_mib: int = 64
+    verify: bool = False
+    timeout_s: float = 0.0
+    destination: str = ""
+    docker_host: str = ""
+    ssh_agent: str = ""
+    run_ssh_as: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """PROGRESS: where the move is.
+
+    ``phase`` is a stable word, ``text`` a sentence for people. In a round: its number, pages and
+    bytes sent in it so far, bytes a second, and the pages known to be dirty.
+    """
+
+    phase: str
+    text: str = ""
+    round: int = 0
+    pages: int = 0
+    bytes: int = 0
+    rate: float = 0.0
+    dirty: int = 0
+
+
+@dataclass(frozen=True)
+class RoundStat:
+    """One round: pages found, and how they went (zero, as a delta, whole), bytes on the link."""
+
+    number: int
+    pages: int
+    zero: int = 0
+    delta: int = 0
+    whole: int = 0
+    bytes: int = 0
+    millis: float = 0.0
+
+
+@dataclass(frozen=True)
+class MoveSummary:
+    """SUMMARY: what the move did. ``container_id`` is the new one, on the target."""
+
+    container: str
+    container_id: str
+    source: str
+    target: str
+    mode: str
+    tracker: str = ""
+    layout: str = ""
+    rounds: list[RoundStat] = field(default_factory=list)
+    downtime_ms: float = 0.0
+    total_ms: float = 0.0
+    sent_bytes: int = 0
+    notes: list[str] = field(default_factory=list)
