@@ -35,6 +35,8 @@ INSTALL_HINT = (
 )
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?|[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\\-]*")
+# What docker 20.10 to 28 say to a command that they do not know; the flag is looked at first.
+_NO_PLUGIN = "'livemig' is not a docker command|unknown command: docker livemig|flag: --stdio"
 _SSH_OPTIONS = (
     "BatchMode=yes",
     "ConnectTimeout=10",
@@ -166,7 +168,7 @@ def diagnose(name: str, returncode: int | None, stderr: bytes) -> LivemigError:
         )
     if returncode == 255:
         return _diagnose_ssh(name, text, last)
-    if re.search(r"'livemig' is not a docker command|unknown command: docker livemig", text):
+    if re.search(_NO_PLUGIN, text):
         return NoPlugin(f"{name}: docker-livemig is not installed", hint=INSTALL_HINT)
     if returncode == 127 or re.search(r"docker: (command )?not found", text):
         return NoDocker(f"{name}: there is no docker command: {last}", hint="install Docker there")
@@ -199,6 +201,8 @@ def _configured_context(config: Path | None) -> str:
 
 
 def _split(url: str, name: str) -> tuple[SplitResult, int]:
+    if not url.isprintable():  # urlsplit drops line feeds and tabs
+        raise _bad_host(name, "it holds control characters")
     try:
         parts = urlsplit(url)
         return parts, parts.port or 0

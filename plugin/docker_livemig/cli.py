@@ -1,0 +1,324 @@
+"""The command line: ``docker [OPTIONS OF DOCKER] livemig …``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from docker_livemig import hosts, progress
+from docker_livemig.exits import SUCCESS, exit_code, table
+from docker_livemig.requests import MoveRequest, MoveSummary
+from docker_livemig.version import PROTOCOL, VERSION
+from livemig.errors import Cancelled, InternalError, LivemigError, UsageError
+
+_PLUGIN = "livemig"
+_VALUED = {
+    "--config": "config",
+    "--context": "context",
+    "-c": "context",
+    "--host": "host",
+    "-H": "host",
+    "--log-level": "",
+    "-l": "",
+    "--tlscacert": "",
+    "--tlscert": "",
+    "--tlskey": "",
+}
+_FLAGS = {"--debug": "debug", "-D": "debug", "--tls": "", "--tlsverify": ""}
+_EXAMPLES = """\
+examples:
+  docker livemig web b                      move the container "web" to the host "b", live
+  docker livemig web ssh://root@10.0.0.2    the same, to a host by its address
+  docker livemig --mode stop-and-copy web b stop it, copy it, let it run on
+  docker --context a livemig web b          move it from the host of context "a" to "b"
+  docker livemig -- version b               move a container that is called "version"
+
+commands (as the first word):
+  setup [--dry-run] [--undo]   register the runtime that holds containers with this host's Docker
+  version                      show the versions of program and protocol
+
+HOST is the name of a docker context with an ssh endpoint, a name that ssh knows, or
+ssh://[user@]host[:port]. Both hosts need Docker and this plugin, and `docker livemig setup` once.
+
+exit codes:
+"""
+
+
+@dataclass(frozen=True)
+class Globals:
+    """The options of docker itself that stood before the word ``livemig``."""
+
+    config: str = ""
+    context: str = ""
+    host: str = ""
+    debug: bool = False
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"see `{self.prog} --help`")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line ``argv``, as Docker passes it; return the exit code."""
+    display: progress.Display = progress.make("plain", sys.stderr)
+    debug = False
+    try:
+        given, words = split_globals(argv)
+        debug = given.debug
+        if given.config:
+            os.environ["DOCKER_CONFIG"] = given.config
+        if words and words[0] in _COMMANDS:
+            return _COMMANDS[words[0]](words[1:])
+        options = _move_parser().parse_args(words)
+        debug = debug or options.debug
+        display = progress.make("quiet" if options.quiet else options.progress, sys.stderr)
+        return _move(options, given, display)
+    except LivemigError as error:
+        failure = error
+    except KeyboardInterrupt:
+        failure = Cancelled("cancelled")
+    except Exception as error:  # noqa: BLE001  the one handler at the top
+        failure = InternalError(f"{type(error).__name__}: {error}", hint="--debug tells where")
+        failure.__cause__ = error
+    if debug:
+        traceback.print_exception(failure)
+    display.error(failure)
+    return exit_code(failure)
+
+
+def split_globals(argv: Sequence[str]) -> tuple[Globals, list[str]]:
+    """Separate the options of docker before the word ``livemig`` from what follows it.
+
+    Docker passes its whole command line. Without that word, all belongs to this program, which
+    was called by its own name then. Raises UsageError for an option without its value.
+    """
+    words = list(argv)
+    if words[:2] == ["help", _PLUGIN]:
+        return Globals(), [*words[2:], "--help"]
+    values: dict[str, str] = {}
+    while words and words[0] != _PLUGIN and _take_global(words, values):
+        pass
+    if words[:1] != [_PLUGIN]:
+        return Globals(), list(argv)
+    given = Globals(
+        config=values.get("config", ""),
+        context=values.get("context", ""),
+        host=values.get("host", ""),
+        debug=values.get("debug", "") == "true",
+    )
+    return given, words[1:]
+
+
+def _take_global(words: list[str], values: dict[str, str]) -> bool:
+    """Take one option of docker off ``words``; say whether there was one."""
+    name, equals, value = words[0].partition("=")
+    if not name.startswith("--"):
+        name, value = words[0][:2], words[0][2:].removeprefix("=")
+        equals = value
+    if name in _FLAGS:
+        values[_FLAGS[name]] = value or "true"
+        del words[0]
+        return True
+    if name not in _VALUED:
+        return False
+    if not equals and len(words) < 2:
+        raise UsageError(f"option {name} of docker needs a value")
+    values[_VALUED[name]] = value if equals else words[1]
+    del words[: 1 if equals else 2]
+    return True
+
+
+def _move(options: argparse.Namespace, given: Globals, display: progress.Display) -> int:
+    from docker_livemig import client  # noqa: PLC0415  --help and version start faster without
+
+    endpoint = hosts.current_endpoint(given.host, given.context)
+    agent = os.environ.get("SSH_AUTH_SOCK", "")
+    request = make_request(options, endpoint, agent)
+    peer = client.start_source(endpoint, agent)
+    try:
+        summary = client.move(peer, request, display)
+    finally:
+        peer.leave()
+        display.finish()
+    sys.stdout.write(_result(summary, options) + "\n")
+    return SUCCESS
+
+
+def make_request(options: argparse.Namespace, endpoint: str, agent: str) -> MoveRequest:
+    """Return the request that the options stand for. Raises UsageError, HostUnknown."""
+    return MoveRequest(
+        container=options.container,
+        host=options.host,
+        mode=options.mode,
+        keep_source=options.keep_source,
+        downtime_limit_ms=options.downtime_limit,
+        max_rounds=options.max_rounds,
+        cache_mib=options.cache,
+        verify=options.verify,
+        timeout_s=float(options.timeout),
+        destination=hosts.resolve(options.host).url,
+        docker_host=endpoint if endpoint.startswith("unix://") else "",
+        ssh_agent=agent if endpoint.startswith("unix://") else "",
+    )
+
+
+def _result(summary: MoveSummary, options: argparse.Namespace) -> str:
+    if options.format == "json":
+        return progress.summary_json(summary)
+    if options.quiet:
+        return summary.container_id
+    return progress.summary_table(summary)
+
+
+def _move_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"docker {_PLUGIN}",
+        usage=f"docker {_PLUGIN} [OPTIONS] CONTAINER HOST",
+        description="Move a running container to another host's Docker, with the memory, the "
+        "processes and the files that it has, while it runs.",
+        epilog=_EXAMPLES + table(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("container", metavar="CONTAINER", help="name or ID of the container")
+    parser.add_argument("host", metavar="HOST", help="where it goes")
+    _add_policy(parser)
+    _add_output(parser)
+    return parser
+
+
+def _add_policy(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--mode",
+        choices=("live", "stop-and-copy"),
+        default="live",
+        help="live: copy the memory in rounds while the container runs, and stop it for the last "
+        "one only; stop-and-copy: stop it first (default: %(default)s)",
+    )
+    add(
+        "--keep-source",
+        action="store_true",
+        help="leave the container on the source, stopped and renamed",
+    )
+    add(
+        "--downtime-limit",
+        metavar="MS",
+        type=_number(1, 3_600_000),
+        default=100,
+        help="stop the container once what is left takes no longer (default: %(default)s)",
+    )
+    add(
+        "--max-rounds",
+        metavar="N",
+        type=_number(1, 10_000),
+        default=30,
+        help="stop the container after N rounds at the latest (default: %(default)s)",
+    )
+    add(
+        "--cache",
+        metavar="MIB",
+        type=_number(0, 1 << 20),
+        default=64,
+        help="memory for copies of pages that were sent, to send only what changed in them "
+        "(default: %(default)s)",
+    )
+    add(
+        "--verify",
+        action="store_true",
+        help="compare every page of both sides while the container is stopped",
+    )
+    add(
+        "--timeout",
+        metavar="S",
+        type=_number(0, 1 << 30),
+        default=0,
+        help="undo the move when it takes longer than this many seconds (default: no limit)",
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--progress",
+        choices=progress.MODES,
+        default="auto",
+        help="how progress is shown, on standard error (default: %(default)s)",
+    )
+    add(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="show no progress, and print only the ID of the container on the target",
+    )
+    add(
+        "--format",
+        choices=("table", "json"),
+        default="table",
+        help="of the summary, on standard output (default: %(default)s)",
+    )
+    add("-D", "--debug", action="store_true", help="show where an error comes from")
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = int(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{value} is not between {least} and {most}")
+        return value
+
+    return number
+
+
+def _peer(words: list[str]) -> int:
+    from docker_livemig import peer  # noqa: PLC0415  what only a peer needs
+
+    parser = _Parser(prog=f"docker {_PLUGIN} peer", allow_abbrev=False)
+    parser.add_argument(
+        "--stdio",
+        action="store_true",
+        required=True,
+        help="speak the protocol on the standard streams",
+    )
+    parser.add_argument("--sudo", action="store_true", help=argparse.SUPPRESS)
+    return peer.main(through_sudo=parser.parse_args(words).sudo)
+
+
+def _setup(words: list[str]) -> int:
+    from docker_livemig import setup  # noqa: PLC0415  speaks to Docker's engine
+
+    parser = _Parser(
+        prog=f"docker {_PLUGIN} setup",
+        description="Register the OCI runtime livemig-runc, which holds a container that is on "
+        "its way here, with this host's Docker. It never becomes the default runtime.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
+    parser.add_argument(
+        "--undo",
+        action="store_true",
+        help="take it out again; refused while a container depends on it",
+    )
+    options = parser.parse_args(words)
+    for line in setup.run(dry_run=options.dry_run, undo=options.undo):
+        sys.stdout.write(line + "\n")
+    return SUCCESS
+
+
+def _version(words: list[str]) -> int:
+    _Parser(prog=f"docker {_PLUGIN} version", allow_abbrev=False).parse_args(words)
+    sys.stdout.write(f"docker-livemig {VERSION}, protocol {PROTOCOL}\n")
+    return SUCCESS
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "peer": _peer,
+    "setup": _setup,
+    "version": _version,
+}

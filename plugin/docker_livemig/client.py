@@ -1,0 +1,166 @@
+"""The thin client: starts the source's peer, shows what it reports, and passes on a Ctrl-C.
+
+The peer owns the migration and outlives this process: when the client is lost before the point of
+no return, the move is undone; after it, the move is completed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType as StackFrame
+
+from docker_livemig import far, hosts
+from docker_livemig.progress import Display
+from docker_livemig.requests import MoveRequest, MoveSummary, Progress
+from livemig.errors import Cancelled, LivemigError, UsageError
+from livemig.frames import FrameType
+from livemig.link import Link
+from livemig.wire import from_wire, to_wire
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def start_source(endpoint: str, agent: str = "") -> far.FarPeer:
+    """Start the peer on the host of the docker endpoint in force, and greet it.
+
+    Raises UsageError where the endpoint is neither local nor reached by ssh.
+    """
+    if endpoint.startswith("unix://"):
+        return far.start(far.local_argv(), name="this host", role="client")
+    if endpoint.startswith("ssh://"):
+        to = hosts.parse_url(endpoint, name=endpoint)
+        return far.connect_ssh(to, role="client", agent=agent)
+    raise UsageError(
+        f"the docker endpoint {endpoint!r} is neither local nor reached by ssh",
+        hint="use `docker --context` with a local or an ssh:// context, or DOCKER_HOST",
+    )
+
+
+def move(peer: far.FarPeer, request: MoveRequest, display: Display) -> MoveSummary:
+    """Ask ``peer`` for the move and show its progress; return its summary.
+
+    Raises the error that the move ended with; Cancelled where the user did not wait for the end.
+    """
+    peer.link.send(FrameType.MOVE, to_wire(request))
+    with cancel_on_signals(peer.link, display.note):
+        while True:
+            frame = peer.link.expect(FrameType.PROGRESS, FrameType.SUMMARY)
+            if frame.type is FrameType.SUMMARY:
+                return from_wire(MoveSummary, frame.body)
+            display.update(from_wire(Progress, frame.body))
+
+
+@contextlib.contextmanager
+def cancel_on_signals(link: Link, note: Callable[[str], None]) -> Iterator[None]:
+    """Send CANCEL over ``link`` at the first signal, give up waiting at the second.
+
+    Docker's CLI says that the user has cancelled by closing DOCKER_CLI_PLUGIN_SOCKET as well; that
+    never counts as the second signal, for the terminal has told this process already.
+    """
+    wake, wake_writer = os.pipe()
+    stop = os.eventfd(0, os.EFD_CLOEXEC)
+    plugin_socket = _plugin_socket()
+    os.set_blocking(wake_writer, False)
+    canceller = _Canceller(link, note)
+    watcher = threading.Thread(
+        target=_watch, args=(canceller, wake, stop, plugin_socket), name="signals", daemon=True
+    )
+    handlers = {number: signal.signal(number, _wake_only) for number in _SIGNALS}
+    former = signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(former)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        os.eventfd_write(stop, 1)
+        watcher.join()
+        for fd in (wake, wake_writer, stop):
+            os.close(fd)
+        if plugin_socket is not None:
+            plugin_socket.close()
+
+
+def _wake_only(_number: int, _frame: StackFrame | None) -> None:
+    """Do nothing: the byte in the wake-up descriptor is what counts."""
+
+
+class _Canceller:
+    """Turns signals, and the end of Docker's CLI, into one CANCEL and then into giving up."""
+
+    def __init__(self, link: Link, note: Callable[[str], None]) -> None:
+        self._link = link
+        self._note = note
+        self._asked = False
+        self._excused = False
+
+    def signal(self) -> None:
+        """Cancel at the first signal, give up waiting at the second."""
+        if not self._asked:
+            self._ask()
+        elif self._excused:
+            self._excused = False
+        else:
+            self._link.interrupt(
+                Cancelled(
+                    "gave up waiting; the cancelled move is undone in the background",
+                    hint="`docker ps` on both hosts shows where the container is",
+                )
+            )
+
+    def hang_up(self) -> None:
+        """Cancel; the signal that made Docker's CLI hang up may reach this process later."""
+        if not self._asked:
+            self._ask()
+            self._excused = True
+
+    def _ask(self) -> None:
+        self._asked = True
+        self._note("cancelling: the container stays where it is (again to stop waiting)")
+        with contextlib.suppress(LivemigError):
+            self._link.send(FrameType.CANCEL)
+
+
+def _watch(canceller: _Canceller, wake: int, stop: int, cli: socket.socket | None) -> None:
+    poller = select.poll()
+    for fd in (wake, stop, *([cli.fileno()] if cli else [])):
+        poller.register(fd, select.POLLIN)
+    while True:
+        ready = {fd for fd, _ in poller.poll()}
+        if wake in ready:
+            for number in os.read(wake, 64):
+                if number in _SIGNALS:
+                    canceller.signal()
+        if cli is not None and cli.fileno() in ready and not _alive(cli):
+            poller.unregister(cli.fileno())
+            cli = None
+            canceller.hang_up()
+        if stop in ready:
+            return
+
+
+def _alive(cli: socket.socket) -> bool:
+    try:
+        return bool(cli.recv(1024))
+    except OSError:
+        return False
+
+
+def _plugin_socket() -> socket.socket | None:
+    address = os.environ.get("DOCKER_CLI_PLUGIN_SOCKET", "")
+    if not address:
+        return None
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(address.replace("@", "\0", 1) if address[0] == "@" else address)
+    except OSError:
+        connection.close()
+        return None
+    return connection

@@ -1,0 +1,142 @@
+"""``docker livemig peer --stdio``: the program that moves containers, as root, on either host.
+
+It speaks frames on its standard streams, greets, and takes the role that the first frame asks for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from docker_livemig.exits import SUCCESS, exit_code
+from docker_livemig.far import HELLO_TIMEOUT, facts, local_argv, read_hello
+from docker_livemig.requests import MoveRequest
+from livemig.errors import InternalError, LivemigError, NotRoot, ProtocolError
+from livemig.frames import Frame, FrameType
+from livemig.link import Link
+from livemig.wire import from_wire, to_wire
+
+LOG = Path("/var/log/livemig.log")
+_SWITCH_INTERVAL = 0.0005
+_LAST_WORDS = 5.0
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What a peer can become: ``source`` for MOVE; ``target`` for PREPARE, RESUME and STATUS."""
+
+    source: Callable[[MoveRequest, Link], None]
+    target: Callable[[Frame, Link], None]
+
+
+def main(*, through_sudo: bool = False) -> int:
+    """Be a peer on the standard streams; return the exit code.
+
+    A user who is not root is left for root by ``sudo -n``, which starts this program again with
+    ``through_sudo``; ssh to the target then runs as that user.
+    """
+    if os.geteuid() != 0 and not through_sudo:
+        _become_root()
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    rfd, wfd = _take_stdio()
+    _detach()
+    caller = os.environ.get("SUDO_USER", "") if through_sudo else ""
+    with Link(rfd, wfd, name="the other side") as link:
+        return serve(link, _roles(), caller=caller)
+
+
+def serve(link: Link, roles: Roles, *, caller: str = "") -> int:
+    """Greet, take the role that is asked for, and turn what goes wrong into an ERROR frame."""
+    try:
+        if os.geteuid() != 0:
+            raise NotRoot(f"{os.uname().nodename}: the peer does not run as root")
+        link.send(FrameType.HELLO, to_wire(facts("peer")))
+        hello = read_hello(link.name, link.expect(FrameType.HELLO, timeout=HELLO_TIMEOUT).body)
+        link.name = f"{hello.role} on {hello.host}"
+        _dispatch(link.receive(), link, roles, caller)
+        link.flush(_LAST_WORDS)
+    except LivemigError as error:
+        return _give_up(link, error)
+    except Exception as error:  # noqa: BLE001  the one handler at the top
+        return _give_up(link, _defect(error))
+    return SUCCESS
+
+
+def log(text: str) -> None:
+    """Append ``text`` to the log with the time; what cannot be logged is not worth an error."""
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    with contextlib.suppress(OSError), LOG.open("a") as file:
+        file.write(f"{stamp} [{os.getpid()}] {text.rstrip()}\n")
+
+
+def _dispatch(first: Frame, link: Link, roles: Roles, caller: str) -> None:
+    if first.type is FrameType.MOVE:
+        request = from_wire(MoveRequest, first.body)
+        roles.source(replace(request, run_ssh_as=caller), link)
+    elif first.type in (FrameType.PREPARE, FrameType.RESUME, FrameType.STATUS):
+        roles.target(first, link)
+    else:
+        raise ProtocolError(f"{link.name} began with {first.type.name}")
+
+
+def _give_up(link: Link, error: LivemigError) -> int:
+    with contextlib.suppress(LivemigError):
+        link.send(FrameType.ERROR, error.to_wire())
+        link.flush(_LAST_WORDS)
+    return exit_code(error)
+
+
+def _defect(error: Exception) -> InternalError:
+    log("".join(traceback.format_exception(error)))
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return InternalError(
+        f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})",
+        hint=f"this is a defect; the traceback is in {LOG} on {os.uname().nodename}",
+    )
+
+
+def _become_root() -> None:
+    argv = ["sudo", "-n", "--", *local_argv(), "--sudo"]
+    with contextlib.suppress(FileNotFoundError):
+        os.execvp(argv[0], argv)
+
+
+def _take_stdio() -> tuple[int, int]:
+    """Return the standard streams as the link's, and put the log in their place.
+
+    So a stray print, of this program or of one that it starts, cannot end up among the frames, and
+    cannot fail when the connection is gone.
+    """
+    rfd, wfd = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        out = os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError:
+        out = os.dup(null)
+    os.dup2(null, 0)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    os.close(null)
+    os.close(out)
+    return rfd, wfd
+
+
+def _detach() -> None:
+    """Leave the caller's session, so that the end of its terminal or of ssh is only an event."""
+    with contextlib.suppress(PermissionError):  # it leads a session of its own already
+        os.setsid()
+    for number in (signal.SIGPIPE, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _roles() -> Roles:
+    from docker_livemig import source, target  # noqa: PLC0415  heavy, and not for a refusal
+
+    return Roles(source.run, target.run)
