@@ -1,0 +1,1 @@
+"""The engine: moves processes between two machines, and knows nothing of Docker."""

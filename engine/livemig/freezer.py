@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from livemig.errors import InternalError, KernelLacks
@@ -51,7 +52,7 @@ class Freezer:
         return sorted(found)
 
     def freeze(self, timeout: float = 10.0) -> None:
-        """Freeze all processes and wait until they are; InternalError where they are not in time."""
+        """Freeze all processes and wait for it; InternalError where that takes too long."""
         self.request_freeze()
         deadline = time.monotonic() + timeout
         while not self.frozen():
@@ -67,11 +68,12 @@ class Freezer:
             (self.directory / "cgroup.freeze").write_text("1")
 
     def thaw(self) -> None:
-        """Let all processes run."""
-        if self._version == 1:
-            (self.directory / "freezer.state").write_text("THAWED")
-        else:
-            (self.directory / "cgroup.freeze").write_text("0")
+        """Let all processes run; a cgroup that is gone is no error, for it has none."""
+        with suppress(FileNotFoundError):
+            if self._version == 1:
+                (self.directory / "freezer.state").write_text("THAWED")
+            else:
+                (self.directory / "cgroup.freeze").write_text("0")
 
     def frozen(self) -> bool:
         """Tell whether all processes are frozen."""

@@ -91,7 +91,7 @@ class Loan:
 
     def _place_frame(self) -> int:
         room = sigframe.size(self.xstate)
-        address = (self.registers.rsp - _RED_ZONE - room) & ~63
+        address = int(self.registers.rsp - _RED_ZONE - room) & ~63
         self._check_room(address)
         frame = sigframe.build(
             address, self.registers, self.xstate, self.mask, self._gadgets.restorer
@@ -103,9 +103,9 @@ class Loan:
         areas = procfs.read_areas(self.memory.pid)
         for area in areas:
             low = area.start - (1 << 20) if area.name == "[stack]" else area.start
-            if low <= address and self.registers.rsp <= area.end and area.prot & PROT_WRITE:
-                if self.registers.rsp >= area.start:
-                    return
+            inside = area.start <= self.registers.rsp <= area.end
+            if inside and low <= address and area.prot & PROT_WRITE:
+                return
         raise NotCarried(
             f"process {self.memory.pid}: thread {self.tracee.tid} has no room on its stack "
             f"(stack pointer {self.registers.rsp:#x})",

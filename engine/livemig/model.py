@@ -69,7 +69,7 @@ class Thread:
     """One thread: what it goes on with.
 
     ``registers`` is ``struct user_regs_struct`` (27 words of 64 bits) with an interrupted system
-    call entered again, ``xstate`` is XSAVE's standard format, ``pending`` are siginfos of 128 bytes.
+    call entered again, ``xstate`` is XSAVE's standard format, ``pending`` are siginfos (128 bytes).
     """
 
     tid: int
@@ -107,7 +107,7 @@ class Credentials:
 
 @dataclass(frozen=True)
 class AddressSpace:
-    """What the kernel keeps about an address space beside its mappings (PR_SET_MM_MAP, prctl(2))."""
+    """What the kernel keeps about an address space beside mappings (PR_SET_MM_MAP, prctl(2))."""
 
     start_code: int
     end_code: int

@@ -132,7 +132,7 @@ class Packer:
         if repeated:
             content = self._apply_deltas(addresses, data, pages, kinds)
         sent = kinds != int(PageKind.ZERO)
-        unpacked = content[sent].tobytes() if not sent.all() else memoryview(content).cast("B")
+        unpacked = content[sent].tobytes() if not sent.all() else content.data.cast("B")
         payload: Any = lz4.block.compress(unpacked, store_size=False) if len(unpacked) else b""
         packed = len(payload) < len(unpacked)
         if not packed:
@@ -141,9 +141,7 @@ class Packer:
         runs = tuple(_runs(addresses, kinds.tolist()))
         return Batch(self._pid, runs, len(unpacked), packed), payload
 
-    def _apply_deltas(
-        self, addresses: list[int], data: bytearray, pages: Any, kinds: Any
-    ) -> Any:
+    def _apply_deltas(self, addresses: list[int], data: bytearray, pages: Any, kinds: Any) -> Any:
         content = pages
         for index, address in enumerate(addresses):
             old = self._cache.get(address)

@@ -29,7 +29,7 @@ Send = Callable[[FrameType, Any, Any], None]
 
 @dataclass(frozen=True)
 class LayoutUpdate:
-    """The body of a LAYOUT frame: the layout as it is now, and files that it shows for the first time."""
+    """The body of a LAYOUT frame: the layout as it is now, and the files that are new in it."""
 
     layout: Layout
     files: tuple[MappedFile, ...]
@@ -73,6 +73,10 @@ class MemorySource:
         self._files: set[str] = set()
         self._ledger: list[Span] = []
         self.number = 0
+
+    def held(self) -> list[Span]:
+        """Return the address ranges whose pages the target holds."""
+        return list(self._ledger)
 
     def waiting(self) -> int:
         """Return the bytes of pages that the next round would find written."""
@@ -129,9 +133,7 @@ class MemorySource:
         self, send: Send, packer: Packer, spans: list[Span], again: bool, frozen: bool
     ) -> None:
         data = bytearray(total(spans))
-        addresses = [
-            address for start, end in spans for address in range(start, end, PAGE_SIZE)
-        ]
+        addresses = [address for start, end in spans for address in range(start, end, PAGE_SIZE)]
         if self._read(spans, data) < len(data):
             addresses, data = self._read_slowly(addresses, frozen)
             if not addresses:

@@ -112,7 +112,15 @@ class Tracee:
 
     def stop(self) -> Registers:
         """Stop the thread and return its registers, the interrupted call's true number restored."""
+        self.request_stop()
+        return self.await_stop()
+
+    def request_stop(self) -> None:
+        """Ask the thread to stop; one that is frozen does so when it is thawed."""
         ptrace.interrupt(self.tid)
+
+    def await_stop(self) -> Registers:
+        """Wait for the stop that was asked for; see ``stop``."""
         while True:
             stop = wait_stop(self.tid, self.timeout)
             if stop.event == ptrace.EVENT_STOP:

@@ -124,7 +124,9 @@ class WriteProtectScan:
 
     def close(self) -> None:
         """Close the descriptor: the kernel then lifts every write-protection."""
-        os.close(self._descriptor)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 def _lacking(what: str) -> KernelLacks:

@@ -134,7 +134,7 @@ def _credentials(pid: int, status: dict[str, str], dumpable: int, securebits: in
 
 
 def seccomp_filters(tid: int) -> tuple[bytes, ...]:
-    """Return the seccomp filters of a stopped traced thread, the one installed first at the front."""
+    """Return the seccomp filters of a stopped traced thread, the oldest first."""
     filters: list[bytes] = []
     while (program := ptrace.seccomp_filter(tid, len(filters))) is not None:
         filters.append(program)

@@ -30,7 +30,7 @@ def opened_descriptions(image: Image, root: int) -> Iterator[list[int]]:
     found: list[int] = []
     try:
         for description in image.descriptions:
-            found.append(_open(description, image, root))
+            found.append(_open(description, image, root))  # noqa: PERF401  one that fails, closes all
         yield found
     finally:
         for descriptor in found:

@@ -1,4 +1,4 @@
-"""The held process: a shell that owns nothing but the stub, until it becomes the one that arrives."""
+"""The held process: it owns nothing but the stub, until it becomes the one that arrives."""
 
 from __future__ import annotations
 
@@ -151,9 +151,7 @@ class Held:
         message = table.place(
             struct.pack("=QQQQQQQ", 0, 0, vector, 1, control, 16 + 4 * len(descriptors), 0)
         )
-        table.call(
-            "recvmsg", NR_RECVMSG, self._channel_number, message, _MSG_CMSG_CLOEXEC
-        )
+        table.call("recvmsg", NR_RECVMSG, self._channel_number, message, _MSG_CMSG_CLOEXEC)
         taken = set(procfs.descriptors(self.pid))
         numbers: list[int] = []
         candidate = 0
@@ -174,9 +172,7 @@ class Held:
 
     def leave(self) -> None:
         """Unmap the stub as its own last act; the thread is then stopped and has no code left."""
-        result = self.call_at(
-            self.stub.base + self._own_syscall(), NR_MUNMAP, self.stub.base, SIZE
-        )
+        result = self.call_at(self.stub.base + self._own_syscall(), NR_MUNMAP, self.stub.base, SIZE)
         if result:
             raise InternalError(f"the stub in process {self.pid} could not be unmapped: {result}")
 

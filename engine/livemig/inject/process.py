@@ -50,7 +50,7 @@ def rebuild(held: Held, process: Process, image: Image, root: int) -> None:
     with opened_descriptions(image, root) as opened:
         install_descriptors(held, process, image, opened)
     _set_places(held, process, image, root)
-    _set_clocks(held, image.clocks)
+    _check_clocks(held, image.clocks)
     _set_limits(held.pid, process)
     _set_signals(held, process)
     for thread in process.threads:
@@ -114,7 +114,7 @@ def _set_offsets(pid: int, clocks: Clocks) -> None:
     Path(f"/proc/{pid}/timens_offsets").write_text("".join(lines), encoding="ascii")
 
 
-def _set_clocks(held: Held, clocks: Clocks) -> None:
+def _check_clocks(held: Held, clocks: Clocks) -> None:
     monotonic, boottime = procfs.clock_offsets(held.pid)
     if time.clock_gettime_ns(time.CLOCK_MONOTONIC) + monotonic < clocks.monotonic:
         raise StateMismatch(f"process {held.pid}: CLOCK_MONOTONIC would run backwards")

@@ -39,7 +39,7 @@ class Stub:
 
     @property
     def stack(self) -> int:
-        """The address of the stack's lowest byte; frames lie there, the stack grows from the top."""
+        """The address of the stack's lowest byte; frames lie there, calls use the top."""
         return self.base + PAGE_SIZE + CALLS_SIZE + BUFFERS_SIZE
 
     def install(self) -> None:

@@ -25,9 +25,7 @@ SPLICE_F_NONBLOCK = 2
 
 def fetch_descriptor(pidfd: int, descriptor: int) -> int:
     """Return a duplicate of another process's descriptor (pidfd_getfd(2)), close-on-exec."""
-    return syscall(
-        NR_PIDFD_GETFD, pidfd, descriptor, 0, what=f"fetching descriptor {descriptor}"
-    )
+    return syscall(NR_PIDFD_GETFD, pidfd, descriptor, 0, what=f"fetching descriptor {descriptor}")
 
 
 def same_description(pid1: int, fd1: int, pid2: int, fd2: int) -> bool:

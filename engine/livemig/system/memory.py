@@ -34,7 +34,7 @@ for _function in (libc.process_vm_readv, libc.process_vm_writev):
 
 
 def _vectors(ranges: Sequence[tuple[int, int]]) -> ctypes.Array[IoVec]:
-    return (IoVec * len(ranges))(*ranges)
+    return (IoVec * len(ranges))(*(IoVec(*span) for span in ranges))
 
 
 def read_ranges(pid: int, ranges: Sequence[tuple[int, int]], buffer: bytearray) -> int:

@@ -95,9 +95,9 @@ def descriptors(pid: int) -> list[int]:
 def descriptor_info(pid: int, number: int) -> dict[str, str]:
     """Return the fields of /proc/PID/fdinfo/N."""
     text = Path(f"/proc/{pid}/fdinfo/{number}").read_text(encoding="utf-8")
-    return dict(
-        (key, value.strip()) for key, _, value in (line.partition(":") for line in text.splitlines())
-    )
+    return {
+        key: value.strip() for key, _, value in (each.partition(":") for each in text.splitlines())
+    }
 
 
 def namespaced_id(pid: int, tid: int | None = None) -> int:

@@ -45,16 +45,16 @@ SIGINFO_SIZE = 128
 XSTATE_MAX = 65536  # AMX state needs 11 KiB; the kernel returns what there is
 
 
+_NAMES = (
+    "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip "
+    "cs eflags rsp ss fs_base gs_base ds es fs gs"
+).split()
+
+
 class Registers(ctypes.Structure):
     """``struct user_regs_struct``: 27 registers of 64 bits."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_uint64)
-        for name in (
-            "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags "
-            "rsp ss fs_base gs_base ds es fs gs"
-        ).split()
-    )
+    _fields_ = tuple((name, ctypes.c_uint64) for name in _NAMES)
 
     def copy(self) -> Registers:
         """Return a copy that can be changed on its own."""
@@ -62,7 +62,7 @@ class Registers(ctypes.Structure):
 
     def as_dict(self) -> dict[str, int]:
         """Return name and value of every register."""
-        return {name: getattr(self, name) for name, _ in self._fields_}
+        return {name: getattr(self, name) for name in _NAMES}
 
 
 class _IoVec(ctypes.Structure):
@@ -164,9 +164,7 @@ def pending_signals(tid: int, *, shared: bool) -> list[bytes]:
             struct.pack("=QIi", len(found), PEEKSIGINFO_SHARED if shared else 0, batch)
         )
         count = _call(PEEKSIGINFO, tid, ctypes.addressof(request), ctypes.addressof(buffer))
-        found += [
-            buffer.raw[i * SIGINFO_SIZE : (i + 1) * SIGINFO_SIZE] for i in range(count)
-        ]
+        found += [buffer.raw[i * SIGINFO_SIZE : (i + 1) * SIGINFO_SIZE] for i in range(count)]
         if count < batch:
             return found
 
@@ -180,7 +178,7 @@ def get_rseq(tid: int) -> tuple[int, int, int, int]:
 
 
 def seccomp_filter(tid: int, index: int) -> bytes | None:
-    """Return the classic BPF program of filter ``index`` (8 bytes an instruction), None past the end.
+    """Return the BPF program of filter ``index`` (8 bytes an instruction), None past the end.
 
     Index 0 is the filter that was installed first (kernel/seccomp.c, get_nth_filter).
     """

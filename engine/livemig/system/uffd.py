@@ -66,9 +66,7 @@ class _ScanArg(ctypes.Structure):
 
 def enable(descriptor: int) -> None:
     """Agree on asynchronous write-protection; OSError (EINVAL) where the kernel lacks it."""
-    fcntl.ioctl(
-        descriptor, _UFFDIO_API, bytearray(struct.pack("=QQQ", _API, FEATURE_WP_ASYNC, 0))
-    )
+    fcntl.ioctl(descriptor, _UFFDIO_API, bytearray(struct.pack("=QQQ", _API, FEATURE_WP_ASYNC, 0)))
 
 
 def register(descriptor: int, start: int, end: int) -> None:

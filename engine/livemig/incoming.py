@@ -1,0 +1,160 @@
+"""A process on its way in: a held shell that is laid out, filled, and becomes the one that left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from livemig.errors import MachineMismatch, ProtocolError, StateMismatch
+from livemig.extract.mappings import digest_file
+from livemig.freezer import Freezer
+from livemig.inject import Held, StubLayout, rebuild
+from livemig.inject.check import check
+from livemig.inject.memory import PageWriter
+from livemig.inject.process import set_registers
+from livemig.layout import difference
+from livemig.model import Image, Kind, MappedFile, Mapping
+from livemig.pages import Batch
+from livemig.rounds import LayoutUpdate, RoundEnd
+from livemig.stdin import feed
+from livemig.system import handles
+
+FEED_LIMIT = 10.0
+
+
+class Incoming:
+    """One process that arrives in the held first process ``pid`` of a container.
+
+    LAYOUT, PAGES and ROUND_END frames come in any number, then one image; ``seal`` leaves the
+    process complete, frozen and untraced, so that thawing its cgroup is all that is left to do.
+    Until then it dies with us.
+    """
+
+    def __init__(self, pid: int, freezer: Freezer) -> None:
+        self.pid = pid
+        self._freezer = freezer
+        self._root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._stdin = _writer(pid)
+        self._held = Held(pid)
+        self._layout = StubLayout(self._held, self._root)
+        self._writer = PageWriter(self._held)
+        self._mappings: Sequence[Mapping] = ()
+        self._taken = False
+
+    @property
+    def backend(self) -> str:
+        """Which back end lays the memory out."""
+        return self._layout.name
+
+    def follow(self, update: LayoutUpdate) -> None:
+        """Lay the memory out as the source has it now.
+
+        StateMismatch where a mapped file differs here, MachineMismatch where the vDSO does.
+        """
+        wanted = update.layout.mappings
+        _check_order(wanted)
+        for file in update.files:
+            self._check_file(file)
+        if not self._taken:
+            self._held.take(wanted)
+            self._taken = True
+        self._held.avoid(wanted)
+        change = difference(self._mappings, wanted)
+        try:
+            self._layout.apply(change)
+        except OSError as error:
+            if any(mapping.kind is Kind.VDSO for mapping in change.mapped):
+                self._check_vdso(wanted, error)
+            raise
+        self._mappings = wanted
+        self._writer.follow(wanted)
+
+    def _check_vdso(self, wanted: Sequence[Mapping], error: OSError) -> None:
+        places = [mapping for mapping in wanted if mapping.kind is Kind.VDSO]
+        raise MachineMismatch(
+            f"the vDSO cannot be mapped at {places[0].start:#x}: {error}",
+            hint="both hosts must run the same kernel in this version",
+        ) from error
+
+    def _check_file(self, file: MappedFile) -> None:
+        try:
+            descriptor = handles.open_in_root(self._root, file.path, os.O_RDONLY)
+        except OSError as error:
+            raise StateMismatch(f"{file.path} is missing on the target: {error}") from error
+        try:
+            if digest_file(descriptor, file.path) != file:
+                raise StateMismatch(f"{file.path} has other content on the target")
+        finally:
+            os.close(descriptor)
+
+    def write(self, batch: Batch, payload: bytes | memoryview) -> None:
+        """Write the pages of one frame."""
+        self._require_layout()
+        self._writer.apply(batch, payload)
+
+    def end_round(self, end: RoundEnd) -> None:
+        """Give up the pages that the source does not have any more."""
+        self._require_layout()
+        self._writer.drop(end.dropped)
+
+    def _require_layout(self) -> None:
+        if not self._taken:
+            raise ProtocolError("pages came before the layout that they belong to")
+
+    def rebuild(self, image: Image) -> None:
+        """Build everything but the pages; raises OSError naming the step, StateMismatch."""
+        self._require_layout()
+        if len(image.processes) != 1 or len(image.processes[0].threads) != 1:
+            raise ProtocolError("this version takes one process with one thread")
+        process = image.processes[0]
+        rebuild(self._held, process, image, self._root)
+        check(self.pid, process, self._mappings, self._held.stub.base)
+
+    def seal(self, image: Image) -> None:
+        """Give the process its registers, freeze it, and stop tracing it."""
+        self._held.leave()
+        set_registers(self._held, image.processes[0].threads[0])
+        self._freezer.request_freeze()
+        self._held.release()
+        self._freezer.freeze()
+        if not image.stdin_ended:
+            self.feed(image.stdin)
+
+    def thaw(self) -> None:
+        """Let the process run."""
+        self._freezer.thaw()
+
+    def feed(self, data: bytes) -> int:
+        """Put data into the standard input; returns the bytes that found no room in time."""
+        if not data:
+            return 0
+        return len(data) if self._stdin is None else feed(self._stdin, data, FEED_LIMIT)
+
+    def read(self, start: int, length: int) -> bytes:
+        """Return memory of the process, for comparing it."""
+        return self._held.memory.read(start, length)
+
+    def close(self) -> None:
+        """Close what this side holds; a process that is not sealed dies."""
+        self._held.close()
+        for descriptor in (self._root, self._stdin):
+            if descriptor is not None and descriptor >= 0:
+                os.close(descriptor)
+        self._root, self._stdin = -1, None
+
+
+def _writer(pid: int) -> int | None:
+    try:
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(f"/proc/{pid}/fd/0", flags)
+    except OSError:  # no pipe: the container was started without -i
+        return None
+    return descriptor
+
+
+def _check_order(mappings: Sequence[Mapping]) -> None:
+    end = 0
+    for mapping in mappings:
+        if mapping.start < end or mapping.end <= mapping.start or mapping.start % 4096:
+            raise ProtocolError(f"the layout overlaps itself at {mapping.start:#x}")
+        end = mapping.end

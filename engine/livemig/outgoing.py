@@ -1,0 +1,163 @@
+"""A container's process on its way out: watched, frozen, read, and let go again where need be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from livemig.errors import NotCarried, ProcessGone
+from livemig.extract import extract_process
+from livemig.extract.files import Descriptions
+from livemig.freezer import Freezer
+from livemig.infect import borrow, find_gadgets, infected
+from livemig.model import Clocks, Image, Process, Role
+from livemig.pagemap import Pagemap
+from livemig.rounds import MemorySource, RoundStat, Send
+from livemig.stdin import UnreadInput, find_stream
+from livemig.system import procfs
+from livemig.system.memory import Memory
+from livemig.tracing import Tracee
+from livemig.tracker import Everything, Tracker, WriteProtectScan
+
+
+@dataclass
+class Outgoing:
+    """The one process of a container that moves away.
+
+    ``start`` comes first, then rounds while it runs, ``freeze``, the frozen round, ``extract``,
+    and ``seal``. ``release`` undoes all of it from any point, and lets the process run on.
+    """
+
+    pid: int
+    freezer: Freezer
+    streams: dict[int, Role]
+    cache: int
+
+    def __post_init__(self) -> None:
+        self._memory = Memory(self.pid)
+        self._pagemap = Pagemap(self.pid)
+        self._tracee = Tracee(self.pid)
+        self._gadgets = find_gadgets(self.pid, self._memory)
+        self._traced = False
+        self._frozen = False
+        self._stdin: UnreadInput | None = None
+        self.tracker: Tracker = Everything(self._pagemap)
+
+    def start(self, *, live: bool) -> None:
+        """Get ready to send memory; ``live`` plants what tells written pages (KernelLacks)."""
+        if live:
+            self._attach()
+            try:
+                with borrow(self._tracee, self._memory, self._gadgets) as loan:
+                    self.tracker = WriteProtectScan.plant(loan, self._pagemap)
+            finally:
+                self._detach()
+        number = procfs.namespaced_id(self.pid)
+        self._source = MemorySource(self._memory, number, self.tracker, self._pagemap, self.cache)
+
+    def round(self, send: Send) -> RoundStat:
+        """Send one round; exact once the process is frozen."""
+        return self._source.round(send, frozen=self._frozen)
+
+    def waiting(self) -> int:
+        """Return the bytes of pages written since the last round."""
+        return self._source.waiting()
+
+    def freeze(self) -> None:
+        """Stop every thread, so that none runs an instruction any more.
+
+        NotCarried where the container has got another process meanwhile.
+        """
+        self.freezer.freeze()
+        self._frozen = True
+        others = [pid for pid in self.freezer.processes() if pid != self.pid]
+        if others:
+            raise NotCarried(
+                f"process {others[0]} ({procfs.read_status(others[0])['Name']}) came into the "
+                "container while it was being moved",
+                hint="this version moves containers of one process; end it, and move again",
+            )
+        self._tracee.attach()
+        self._traced = True
+        self._tracee.request_stop()
+        self.freezer.thaw()
+        self._tracee.await_stop()
+
+    def extract(self) -> Image:
+        """Return everything but the pages of the frozen container."""
+        descriptions = Descriptions(self.streams)
+        with (
+            borrow(self._tracee, self._memory, self._gadgets) as loan,
+            infected(loan) as stub,
+        ):
+            process = extract_process(self.pid, 0, loan, stub, descriptions)
+        return self._image(process, descriptions)
+
+    def _image(self, process: Process, descriptions: Descriptions) -> Image:
+        unread, ended = b"", False
+        if (descriptor := find_stream(self.pid, self.streams)) is not None:
+            self._stdin = UnreadInput(descriptor)
+            unread, ended = self._stdin.peek()
+        monotonic, boottime = procfs.clock_offsets(self.pid)
+        clocks = Clocks(
+            time.clock_gettime_ns(time.CLOCK_MONOTONIC) + monotonic,
+            time.clock_gettime_ns(time.CLOCK_BOOTTIME) + boottime,
+        )
+        return Image((process,), tuple(descriptions.found), clocks, unread, ended)
+
+    def seal(self) -> UnreadInput | None:
+        """Hold the process by its cgroup alone, so that our death does not let it run.
+
+        Returns its standard input, whose rest still has to be forwarded.
+        """
+        self.freezer.request_freeze()
+        self._detach()
+        self.freezer.freeze()
+        return self._stdin
+
+    def contents(self, chunk: int) -> Iterator[tuple[int, bytes]]:
+        """Yield address and content of all pages that the frozen process owns."""
+        for start, end in self._source.held():
+            for address in range(start, end, chunk):
+                yield address, self._memory.read(address, min(chunk, end - address))
+
+    def kill(self) -> None:
+        """End the sealed process: it gets SIGKILL before it is thawed, and runs no instruction."""
+        for pid in self.freezer.processes():
+            os.kill(pid, signal.SIGKILL)
+        self.freezer.thaw()
+
+    def release(self) -> None:
+        """Let the process run as if nothing had been; one that is gone is no error."""
+        self.tracker.close()
+        self.tracker = Everything(self._pagemap)
+        try:
+            if self._frozen:
+                self.freezer.thaw()
+            self._detach()
+        except (ProcessGone, FileNotFoundError):
+            return
+        finally:
+            self._frozen = False
+
+    def close(self) -> None:
+        """Close what this side holds."""
+        self.tracker.close()
+        self._pagemap.close()
+        self._memory.close()
+        if self._stdin is not None:
+            self._stdin.close()
+            self._stdin = None
+
+    def _attach(self) -> None:
+        self._tracee.attach()
+        self._traced = True
+        self._tracee.stop()
+
+    def _detach(self) -> None:
+        if self._traced:
+            self._traced = False
+            self._tracee.detach()

@@ -1,0 +1,85 @@
+"""A container's standard input: what is unread in it, and what still comes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+from collections.abc import Iterator
+
+from livemig.errors import TransferError
+from livemig.model import Role
+from livemig.system import handles, procfs
+
+_F_SETPIPE_SZ = 1031
+_ROOM = 1 << 20
+_CHUNK = 64 << 10
+
+
+def find_stream(pid: int, streams: dict[int, Role]) -> int | None:
+    """Return a descriptor of ours that reads the process's standard input, None without one."""
+    inodes = [inode for inode, role in streams.items() if role is Role.STDIN]
+    for number in procfs.descriptors(pid):
+        path = f"/proc/{pid}/fd/{number}"
+        if os.stat(path).st_ino in inodes:
+            return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return None
+
+
+class UnreadInput:
+    """Reads a frozen container's standard input without taking from it what it may still want."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._peeked = 0
+
+    def peek(self) -> tuple[bytes, bool]:
+        """Return what is unread, and whether nobody can write any more; nothing is consumed."""
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            fcntl.fcntl(writer, _F_SETPIPE_SZ, _ROOM)
+            try:
+                count = handles.tee(self._descriptor, writer, _ROOM)
+            except BlockingIOError:
+                count = 0
+            data = os.read(reader, count) if count else b""
+            while len(data) < count:
+                data += os.read(reader, count - len(data))
+        finally:
+            os.close(reader)
+            os.close(writer)
+        poller = select.poll()
+        poller.register(self._descriptor, select.POLLIN)
+        ended = any(event & select.POLLHUP for _, event in poller.poll(0))
+        self._peeked = len(data)
+        return data, ended
+
+    def rest(self, timeout: float) -> Iterator[bytes]:
+        """Yield what came after ``peek``, until nobody can write any more.
+
+        TransferError where that does not happen within ``timeout`` seconds of silence.
+        """
+        poller = select.poll()
+        poller.register(self._descriptor, select.POLLIN)
+        while poller.poll(timeout * 1000):
+            data = os.read(self._descriptor, self._peeked or _CHUNK)
+            if not data:
+                return
+            if self._peeked:
+                self._peeked -= len(data)
+            else:
+                yield data
+        raise TransferError("the standard input of the source was not closed")
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._descriptor)
+
+
+def feed(descriptor: int, data: bytes, timeout: float) -> int:
+    """Write to a pipe that does not block, waiting for room; returns the bytes that got no room."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLOUT)
+    while data and poller.poll(timeout * 1000):
+        data = data[os.write(descriptor, data[:_CHUNK]) :]
+    return len(data)

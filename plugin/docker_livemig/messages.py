@@ -1,0 +1,85 @@
+"""Bodies of the frames between the two peers; PROTOCOL.md tells their order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgpack  # type: ignore[import-untyped]
+import xxhash
+
+from docker_livemig.containers import ContainerSpec
+from docker_livemig.requests import Mode
+from livemig.frames import Body
+from livemig.model import Image
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """PREPARE: which container comes, how, and what its machine's kernel gives processes."""
+
+    move_id: str
+    source: str
+    mode: Mode
+    container: ContainerSpec
+    file_bytes: int
+    image_bytes: int
+    vdso: bytes
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """PREPARED: the chain IDs of the image layers that the target has."""
+
+    chains: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Created:
+    """CREATED: the held container on the target."""
+
+    container_id: str
+    layout: str
+
+
+@dataclass(frozen=True)
+class PageDigest:
+    """What pages [start, end) of a process must hold: xxh3_64 of their bytes."""
+
+    pid: int
+    start: int
+    end: int
+    digest: int
+
+
+@dataclass(frozen=True)
+class State:
+    """STATE: everything but the pages of the frozen container, and digests where asked for."""
+
+    image: Image
+    digests: tuple[PageDigest, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ready:
+    """READY: the target holds all of it; ``state`` is the digest of the STATE that it built."""
+
+    state: int
+
+
+@dataclass(frozen=True)
+class Running:
+    """RUNNING: the container runs on the target."""
+
+    container_id: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """FINISHED: Docker on the target knows all; ``notes`` are for the summary."""
+
+    notes: tuple[str, ...] = field(default=())
+
+
+def state_digest(body: Body) -> int:
+    """Return the digest (xxh3_64) of a STATE's body, which both sides must agree on."""
+    return int(xxhash.xxh3_64_intdigest(msgpack.packb(body)))

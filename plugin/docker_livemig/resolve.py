@@ -1,0 +1,105 @@
+"""Resolve: from a container to its processes, its standard streams, and what cannot be carried."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from docker_livemig.containers import ContainerSpec
+from livemig.errors import NotCarried, NotRunning
+from livemig.extract import read_descriptors, read_layout, refuse_process
+from livemig.extract.files import Descriptions
+from livemig.freezer import Freezer, container_processes
+from livemig.model import Role
+from livemig.system import procfs
+
+_ROLES = (Role.STDIN, Role.STDOUT, Role.STDERR)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The processes of a container on this host.
+
+    ``processes`` are their IDs here, the container's first process first. ``streams`` tells by
+    inode which pipes lead to Docker.
+    """
+
+    processes: tuple[int, ...]
+    freezer: Freezer
+    streams: dict[int, Role]
+
+    @property
+    def pid(self) -> int:
+        """The container's first process."""
+        return self.processes[0]
+
+
+def resolve(spec: ContainerSpec) -> Resolved:
+    """Return the processes of a running container; NotRunning when it ended meanwhile."""
+    try:
+        freezer = Freezer.of_process(spec.pid)
+        processes = container_processes(spec.pid)
+        streams = _streams(spec.pid)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise NotRunning(f"container {spec.name} ended", hint="`docker start` it first") from error
+    return Resolved(tuple(processes), freezer, streams)
+
+
+def refuse(spec: ContainerSpec, resolved: Resolved) -> None:
+    """Raise NotCarried, naming object and process, for what this version does not carry."""
+    if len(resolved.processes) > 1:
+        names = {pid: procfs.read_status(pid)["Name"] for pid in resolved.processes}
+        named = ", ".join(f"{pid} ({name})" for pid, name in names.items())
+        raise NotCarried(
+            f"container {spec.name} has {len(resolved.processes)} processes: {named}",
+            hint="this version moves containers of one process with one thread",
+        )
+    refuse_process(resolved.pid)
+    read_layout(resolved.pid, 1)
+    read_descriptors(resolved.pid, Descriptions(resolved.streams))
+    _refuse_files_in_memory(resolved.pid)
+
+
+def _refuse_files_in_memory(pid: int) -> None:
+    for place in ("dev/shm", "dev/mqueue"):
+        directory = Path(f"/proc/{pid}/root/{place}")
+        if directory.is_dir() and (names := sorted(os.listdir(directory))):
+            raise NotCarried(
+                f"process {pid}: the file /{place}/{names[0]} is kept in memory and not carried",
+                hint="remove it, or wait for a version that carries tmpfs",
+            )
+
+
+def _streams(pid: int) -> dict[int, Role]:
+    """Tell which pipes of the process lead to Docker's shim, its parent.
+
+    Those at descriptors 0, 1 and 2 are what their number says. Others are told apart by direction.
+    """
+    shim = int(procfs.read_status(pid)["PPid"])
+    ends = _pipes(shim)
+    found: dict[int, Role] = {}
+    own = _pipes(pid)
+    for inode, (number, _) in own.items():
+        if inode in ends and number < len(_ROLES):
+            found[inode] = _ROLES[number]
+    for inode, (_, writable) in own.items():
+        if inode in ends and inode not in found:
+            left = [role for role in _ROLES[1:] if role not in found.values()]
+            found[inode] = left[0] if writable and left else Role.STDIN
+    return found
+
+
+def _pipes(pid: int) -> dict[int, tuple[int, bool]]:
+    """Return by inode the lowest descriptor of each pipe of a process, and whether it can write."""
+    found: dict[int, tuple[int, bool]] = {}
+    for number in procfs.descriptors(pid):
+        try:
+            status = os.stat(f"/proc/{pid}/fd/{number}")
+            flags = int(procfs.descriptor_info(pid, number)["flags"], 8)
+        except FileNotFoundError:
+            continue
+        if stat.S_ISFIFO(status.st_mode):
+            found.setdefault(status.st_ino, (number, flags & os.O_ACCMODE != os.O_RDONLY))
+    return found

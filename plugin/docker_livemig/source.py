@@ -1,0 +1,304 @@
+"""The source's side of a move: it owns the migration.
+
+Phases follow one another; each that changed something leaves its undoing on a stack, which unwinds
+when a later one fails. ``_commit`` is the point of no return: it empties the stack. The target
+follows by frames; PROTOCOL.md tells their order.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import xxhash
+
+from docker_livemig import containers, engine_api, far, images, layertar, rootfs
+from docker_livemig.journal import Journal
+from docker_livemig.machine import check_machine, vdso_digest
+from docker_livemig.messages import (
+    Created,
+    Finished,
+    PageDigest,
+    Prepare,
+    Prepared,
+    Ready,
+    Running,
+    State,
+    state_digest,
+)
+from docker_livemig.requests import MoveRequest, MoveSummary, RoundStat
+from docker_livemig.resolve import Resolved, refuse, resolve
+from docker_livemig.watch import ClientWatch
+from livemig.errors import (
+    Cancelled,
+    InDoubt,
+    LinkLost,
+    LivemigError,
+    StateMismatch,
+    TransferError,
+    UsageError,
+)
+from livemig.frames import FrameType
+from livemig.link import Link
+from livemig.model import Image
+from livemig.outgoing import Outgoing
+from livemig.stdin import UnreadInput
+from livemig.wire import from_wire, to_wire
+
+_T = TypeVar("_T")
+_ANSWER = 120.0  # seconds that the target has for one step
+_CHUNK = 1 << 20
+_ABORT = 30.0
+_LAST_INPUT = 5.0
+_MIN_ROUNDS = 2
+_SHRINKING = 0.8  # a round that leaves more than this share of what it found is one of the last
+_VERIFY_CHUNK = 1 << 20
+
+
+def run(request: MoveRequest, client: Link) -> None:
+    """Carry out a move and tell ``client`` the summary; raises what stood in the way."""
+    watch = ClientWatch(client)
+    summary = Move(request, watch).run()
+    client.send(FrameType.SUMMARY, to_wire(summary))
+
+
+@dataclass
+class Move:
+    """One move, from the request to the summary."""
+
+    request: MoveRequest
+    watch: ClientWatch
+    move_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    rounds: list[RoundStat] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    downtime: float = 0.0
+    layout: str = ""
+
+    def run(self) -> MoveSummary:
+        """Go through all phases."""
+        self._started = time.monotonic()
+        self._api = engine_api.connect()
+        self._spec = containers.describe(self._api, self.request.container)
+        containers.refuse_uncarried(self._api, self._spec)
+        if self.request.keep_source and self._spec.auto_remove:
+            raise UsageError(
+                f"--keep-source: Docker removes container {self._spec.name} when it ends (--rm)",
+                hint="leave --keep-source out",
+            )
+        self._resolved = resolve(self._spec)
+        refuse(self._spec, self._resolved)
+        self._journal = Journal(self.move_id)
+        with ExitStack() as close, ExitStack() as undo:
+            self._undo, self._close = undo, close
+            self._connect()
+            self._prepare()
+            self._create()
+            self._send_memory()
+            image = self._freeze()
+            self._send_state(image)
+            running = self._commit()
+            self._finish()
+        return self._summary(running)
+
+    # Phases that can be undone
+
+    def _connect(self) -> None:
+        self.watch.report("connect", f"connecting to {self.request.host}")
+        self._far = far.connect_far(self.request.host, self.request)
+        self._close.callback(self._far.close)
+        self._link = self._far.link
+        check_machine(far.facts("source"), self._far.hello)
+        self._undo.callback(self.watch.detach)
+        self.watch.attach(self._link)
+
+    def _prepare(self) -> None:
+        self._manifest = rootfs.scan(self._spec.upper_dir)
+        self._undo.callback(self._abort)
+        self._send(
+            FrameType.PREPARE,
+            Prepare(
+                move_id=self.move_id,
+                source=os.uname().nodename,
+                mode=self.request.mode,
+                container=self._spec,
+                file_bytes=self._manifest.size,
+                image_bytes=0,
+                vdso=vdso_digest(),
+            ),
+        )
+        prepared = self._expect(FrameType.PREPARED, Prepared)
+        missing = images.missing(self._api, self._spec, prepared.chains)
+        size = images.required_bytes(self._api, self._spec, missing)
+        self.watch.report("image", f"sending {len(missing)} missing image layers ({size} bytes)")
+        self._send(FrameType.IMAGE, {"missing": missing, "bytes": size})
+        for chunk in images.export_missing(self._api, self._spec, missing):
+            self._link.send(FrameType.IMAGE, None, chunk)
+        self._link.send(FrameType.IMAGE, None)
+        self._link.expect(FrameType.IMAGE_DONE, timeout=_ANSWER)
+
+    def _create(self) -> None:
+        self.watch.report("create", f"creating the held container on {self.request.host}")
+        self._link.send(FrameType.CREATE)
+        self.layout = self._expect(FrameType.CREATED, Created).layout
+        self.watch.report("files", f"sending {self._manifest.size} bytes of changed files")
+        changes = rootfs.everything(self._manifest)
+        self._send_files(layertar.pack(self._spec.upper_dir, changes, settle=True))
+
+    def _send_files(self, chunks: Any) -> None:
+        for chunk in chunks:
+            self._link.send(FrameType.ROOTFS, None, chunk)
+        self._link.send(FrameType.ROOTFS, None)
+        self._link.expect(FrameType.ROOTFS_DONE, timeout=_ANSWER)
+
+    def _send_memory(self) -> None:
+        live = self.request.mode == "live"
+        resolved: Resolved = self._resolved
+        self._outgoing = Outgoing(
+            resolved.pid, resolved.freezer, resolved.streams, self.request.cache_mib << 20
+        )
+        self._close.callback(self._outgoing.close)
+        self._undo.callback(self._outgoing.release)
+        self._outgoing.start(live=live)
+        if live:
+            self._iterate()
+        containers.set_policy_no(self._api, self._spec)
+        self._undo.callback(containers.restore_policy, self._api, self._spec.id, self._spec)
+        self._journal.append("freezing", container=self._spec.id, host=self.request.host)
+        self._undo.callback(self._journal.remove)
+
+    def _iterate(self) -> None:
+        """Send rounds until what is left fits the downtime, or they stop shrinking."""
+        fastest, before = 1.0, 0
+        while len(self.rounds) < self.request.max_rounds:
+            started = time.monotonic()
+            stat = self._round()
+            if stat.pages:
+                fastest = max(fastest, stat.pages * 4096 / (time.monotonic() - started))
+            left = self._outgoing.waiting()
+            self.watch.report("round", stat=stat, rate=fastest, dirty=left)
+            fits = left / fastest * 1000 <= self.request.downtime_limit_ms
+            if len(self.rounds) >= _MIN_ROUNDS and (fits or left > before * _SHRINKING):
+                return
+            before = left
+
+    def _round(self) -> RoundStat:
+        started, sent = time.monotonic(), self._link.bytes_sent
+        stat = self._outgoing.round(self._link.send)
+        self._link.expect(FrameType.ROUND_DONE, timeout=_ANSWER)
+        result = RoundStat(
+            number=stat.number,
+            pages=stat.pages,
+            zero=stat.zero,
+            delta=stat.delta,
+            whole=stat.whole,
+            bytes=self._link.bytes_sent - sent,
+            millis=(time.monotonic() - started) * 1000,
+        )
+        self.rounds.append(result)
+        return result
+
+    def _freeze(self) -> Image:
+        self.watch.report("freeze", "freezing the container")
+        self._frozen_at = time.monotonic()
+        self._outgoing.freeze()
+        manifest = rootfs.scan(self._spec.upper_dir, self._manifest)
+        if changes := rootfs.changed(self._manifest, manifest):
+            self._send_files(layertar.pack(self._spec.upper_dir, changes))
+        self._round()
+        return self._outgoing.extract()
+
+    def _send_state(self, image: Image) -> None:
+        body = to_wire(State(image, self._digests() if self.request.verify else ()))
+        self._link.send(FrameType.STATE, body)
+        self._stdin = self._outgoing.seal()
+        ready = self._expect(FrameType.READY, Ready)
+        if ready.state != state_digest(body):
+            raise StateMismatch("the target built another state than was sent")
+
+    def _digests(self) -> tuple[PageDigest, ...]:
+        return tuple(
+            PageDigest(1, start, start + len(data), xxhash.xxh3_64_intdigest(data))
+            for start, data in self._outgoing.contents(_VERIFY_CHUNK)
+        )
+
+    def _abort(self) -> None:
+        """Tell the target to clean itself, and wait until it has."""
+        with suppress(LivemigError):
+            self._link.send(FrameType.ABORT, {"message": "the source gave the move up"})
+            deadline = time.monotonic() + _ABORT
+            while time.monotonic() < deadline:
+                with suppress(Cancelled):
+                    if self._link.receive(_ABORT).type is FrameType.ABORTED:
+                        return
+
+    # The point of no return, and what comes after it
+
+    def _commit(self) -> Running:
+        """Decide for the target: from here on the source's copy never runs again."""
+        self.watch.commit()
+        self._journal.append("committed", container=self._spec.id, host=self.request.host)
+        self._undo.pop_all()
+        try:
+            self._link.send(FrameType.COMMIT)
+            running = self._expect(FrameType.RUNNING, Running)
+        except TransferError as error:
+            raise InDoubt(
+                f"container {self._spec.name} was handed over to {self.request.host}, which did "
+                f"not confirm that it runs there ({error.message})",
+                hint=f"look there: `docker ps`; the copy here stays frozen; move {self.move_id}",
+            ) from error
+        self.downtime = (time.monotonic() - self._frozen_at) * 1000
+        return running
+
+    def _finish(self) -> None:
+        self.watch.report("finish", "removing the source's container")
+        self._outgoing.kill()
+        self._forward_input(self._stdin)
+        containers.remove_source(
+            self._api,
+            self._spec,
+            keep=self.request.keep_source,
+            new_name=containers.kept_name(self._spec, self.move_id),
+        )
+        self._journal.remove()
+        self._link.send(FrameType.FINISH)
+        self.notes += self._expect(FrameType.FINISHED, Finished).notes
+
+    def _forward_input(self, stdin: UnreadInput | None) -> None:
+        if stdin is None:
+            return
+        try:
+            for data in stdin.rest(_LAST_INPUT):
+                self._link.send(FrameType.STDIN, None, data)
+        except LinkLost:
+            raise
+        except TransferError as error:
+            self.notes.append(error.message)
+
+    # Details
+
+    def _send(self, kind: FrameType, body: object) -> None:
+        self._link.send(kind, to_wire(body))
+
+    def _expect(self, kind: FrameType, cls: type[_T]) -> _T:
+        return from_wire(cls, self._link.expect(kind, timeout=_ANSWER).body)
+
+    def _summary(self, running: Running) -> MoveSummary:
+        return MoveSummary(
+            container=self._spec.name,
+            container_id=running.container_id,
+            source=os.uname().nodename,
+            target=self._far.hello.host,
+            mode=self.request.mode,
+            tracker=self._outgoing.tracker.name,
+            layout=self.layout,
+            rounds=self.rounds,
+            downtime_ms=self.downtime,
+            total_ms=(time.monotonic() - self._started) * 1000,
+            sent_bytes=self._link.bytes_sent,
+            notes=self.notes,
+        )
