@@ -39,7 +39,7 @@ sigset_t catch_signals()
 	action.sa_handler = on_signal;
 	sigset_t caught, before;
 	sigemptyset(&caught);
-	for (int number : {SIGUSR1, SIGTERM, SIGINT}) {
+	for (int number : { SIGUSR1, SIGTERM, SIGINT }) {
 		sigaction(number, &action, nullptr);
 		sigaddset(&caught, number);
 	}
@@ -81,21 +81,21 @@ private:
 	// Waits until something is due, typed or signalled; whether something was typed.
 	bool wait()
 	{
-		pollfd input = {open_ ? STDIN_FILENO : -1, POLLIN, 0};
+		pollfd input = { open_ ? STDIN_FILENO : -1, POLLIN, 0 };
 		if (ticker_.on()) {
 			sleep_until(std::min(tick_.due(), rewrite_.due()));
 			return poll(&input, 1, 0) > 0;
 		}
 		const std::int64_t left = std::max<std::int64_t>(
 		    0, rewrite_.due() == INT64_MAX ? 0 : rewrite_.due() - now(CLOCK_MONOTONIC));
-		const timespec limit = {left / nanoseconds, left % nanoseconds};
+		const timespec limit = { left / nanoseconds, left % nanoseconds };
 		const bool forever = rewrite_.due() == INT64_MAX;
 		return ppoll(&input, 1, forever ? nullptr : &limit, &before_) > 0;
 	}
 
 	void sleep_until(std::int64_t due)
 	{
-		const timespec time = {due / nanoseconds, due % nanoseconds};
+		const timespec time = { due / nanoseconds, due % nanoseconds };
 		sigset_t blocked;
 		sigprocmask(SIG_SETMASK, &before_, &blocked);
 		while (!asked && !told_to_end &&

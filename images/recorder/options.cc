@@ -52,13 +52,13 @@ Choice choice(std::string_view text)
 Options parse(int argc, char **argv)
 {
 	static const option known[] = {
-	    {"tick", required_argument, nullptr, 't'},
-	    {"heap", required_argument, nullptr, 'm'},
-	    {"rewrite", required_argument, nullptr, 'r'},
-	    {"per-mille", required_argument, nullptr, 'p'},
-	    {"every-ms", required_argument, nullptr, 'e'},
-	    {"help", no_argument, nullptr, 'h'},
-	    {},
+		{ "tick", required_argument, nullptr, 't' },
+		{ "heap", required_argument, nullptr, 'm' },
+		{ "rewrite", required_argument, nullptr, 'r' },
+		{ "per-mille", required_argument, nullptr, 'p' },
+		{ "every-ms", required_argument, nullptr, 'e' },
+		{ "help", no_argument, nullptr, 'h' },
+		{},
 	};
 	Options options;
 	int found;

@@ -57,7 +57,7 @@ class Journal:
             if _ID.fullmatch(path.parent.name):
                 yield cls(path.parent.name, place)
 
-    def append(self, state: str, /, **details: Any) -> None:  # noqa: ANN401  whatever JSON holds
+    def append(self, state: str, /, **details: Any) -> None:
         """Add a line; when this returns, it outlives a crash of the host. Raises OSError."""
         line = json.dumps({"state": state, "time": time.time(), "details": details}) + "\n"
         self._create()

@@ -23,7 +23,7 @@ from livemig.frames import Frame, FrameType
 from livemig.link import Link
 from livemig.wire import from_wire, to_wire
 
-LOG = Path("/var/log/livemig.log")
+LOG = Path(os.environ.get("LIVEMIG_LOG") or "/var/log/livemig.log")
 _SWITCH_INTERVAL = 0.0005
 _LAST_WORDS = 5.0
 
@@ -49,7 +49,7 @@ def main(*, through_sudo: bool = False) -> int:
     _detach()
     caller = os.environ.get("SUDO_USER", "") if through_sudo else ""
     with Link(rfd, wfd, name="the other side") as link:
-        return serve(link, _roles(), caller=caller)
+        return serve(link, Roles(_source, _target), caller=caller)
 
 
 def serve(link: Link, roles: Roles, *, caller: str = "") -> int:
@@ -136,7 +136,13 @@ def _detach() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _roles() -> Roles:
-    from docker_livemig import source, target  # noqa: PLC0415  heavy, and not for a refusal
+def _source(request: MoveRequest, client: Link) -> None:
+    from docker_livemig import source  # noqa: PLC0415  heavy: greet first
 
-    return Roles(source.run, target.run)
+    source.run(request, client)
+
+
+def _target(first: Frame, link: Link) -> None:
+    from docker_livemig import target  # noqa: PLC0415  heavy: greet first
+
+    target.run(first, link)

@@ -134,7 +134,7 @@ class JsonDisplay(Display):
         """Write the error with its stable code."""
         self._object("error", error.to_wire())
 
-    def _object(self, key: str, value: Any) -> None:  # noqa: ANN401  whatever JSON holds
+    def _object(self, key: str, value: Any) -> None:
         self._write(json.dumps({key: value}) + "\n")
 
 

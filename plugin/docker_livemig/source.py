@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import xxhash
 
-from docker_livemig import containers, engine_api, far, images, layertar, rootfs
+from docker_livemig import containers, engine_api, far, images, rootfs
 from docker_livemig.journal import Journal
 from docker_livemig.machine import check_machine, vdso_digest
 from docker_livemig.messages import (
@@ -146,7 +146,7 @@ class Move:
         self.layout = self._expect(FrameType.CREATED, Created).layout
         self.watch.report("files", f"sending {self._manifest.size} bytes of changed files")
         changes = rootfs.everything(self._manifest)
-        self._send_files(layertar.pack(self._spec.upper_dir, changes, settle=True))
+        self._send_files(rootfs.pack(self._spec.upper_dir, changes, settle=True))
 
     def _send_files(self, chunks: Any) -> None:
         for chunk in chunks:
@@ -207,7 +207,7 @@ class Move:
         self._outgoing.freeze()
         manifest = rootfs.scan(self._spec.upper_dir, self._manifest)
         if changes := rootfs.changed(self._manifest, manifest):
-            self._send_files(layertar.pack(self._spec.upper_dir, changes))
+            self._send_files(rootfs.pack(self._spec.upper_dir, changes))
         self._round()
         return self._outgoing.extract()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from docker_livemig import containers, engine_api, hold, images, layertar
+from docker_livemig import containers, engine_api, hold, images, rootfs
 from docker_livemig.journal import Journal
 from docker_livemig.machine import check_vdso
 from docker_livemig.messages import (
@@ -134,7 +134,7 @@ class Arrival:
         containers.remove(self._api, self._id, self._freezer.thaw if self._freezer else None)
 
     def _rootfs(self, frame: Frame) -> None:
-        layertar.apply(self._pid, self._with_first(frame))
+        rootfs.apply(self._pid, self._with_first(frame))
         self._link.send(FrameType.ROOTFS_DONE)
 
     def _with_first(self, frame: Frame) -> Iterator[bytes]:

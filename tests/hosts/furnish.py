@@ -33,7 +33,7 @@ Host *
 
 LAUNCHER = """\
 #!/bin/sh
-exec {python} -m docker_livemig.main "$@"
+exec {python} -I -m docker_livemig.main "$@"
 """
 
 PLUGIN_PLACES = ("/usr/local/lib/docker/cli-plugins", "/usr/local/libexec/docker/cli-plugins")
