@@ -46,6 +46,11 @@ LACKS: dict[str, Callable[[], str | None]] = {
 }
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marker that `make test` leaves to `make test-long`."""
+    config.addinivalue_line("markers", "long: takes minutes (make test-long)")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what the machine cannot run; fail where LIVEMIG_REQUIRE says that it must."""
     required = os.environ.get("LIVEMIG_REQUIRE", "").replace(",", " ").split()

@@ -219,7 +219,7 @@ class Host:
         argv: Sequence[str],
         *,
         env: dict[str, str] | None = None,
-        **kwargs: Any,  # noqa: ANN401 - those of Popen
+        **kwargs: Any,
     ) -> HostProcess:
         """Start a command in the host, with an environment of its own; it dies with its caller."""
         return HostProcess(self._enter(argv, env), **kwargs)
@@ -232,7 +232,7 @@ class Host:
         timeout: float = 60.0,
         check: bool = True,
         env: dict[str, str] | None = None,
-        **kwargs: Any,  # noqa: ANN401 - those of Popen
+        **kwargs: Any,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the host and return what it wrote; HostsError shows it if it failed."""
         kwargs.setdefault("stdout", subprocess.PIPE)

@@ -1,0 +1,107 @@
+# docker-livemig: every task. `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+PREFIX ?= /usr/local
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTEST := PYTHONUNBUFFERED=1 $(PY) -m pytest -v
+TESTS ?= tests
+
+LIBDIR := $(PREFIX)/lib/docker-livemig
+PLUGIN := $(PREFIX)/lib/docker/cli-plugins/docker-livemig
+C_FILES = $(shell git ls-files '*.c' '*.h' '*.cc')
+
+.PHONY: help
+help: ## List the tasks
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: deps
+deps: apt-deps $(VENV)/.stamp ## Install what is missing: Docker, compilers, a virtual environment
+
+.PHONY: apt-deps
+apt-deps:
+	@PYTHON=$(PYTHON) tests/hosts/deps.sh
+
+.PHONY: venv
+venv: $(VENV)/.stamp ## Make the virtual environment
+
+$(VENV)/.stamp: pyproject.toml
+	@PYTHON=$(PYTHON) tests/hosts/deps.sh --only-venv
+	@[ -x $(PY) ] || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+.PHONY: stub
+stub: ## Compile the stub and the hold program
+	@$(MAKE) -s -C engine/livemig/stub
+
+.PHONY: build
+build: deps stub ## Everything that the demo and the tests need
+
+.PHONY: images
+images: deps ## Build the recorder's image, or see that it is in the cache
+	@$(PY) -m tests.hosts images
+
+.PHONY: hosts
+hosts: build ## Start two Docker hosts on this machine, lma and lmb
+	@$(PY) -m tests.hosts up
+
+.PHONY: hosts-down
+hosts-down: $(VENV)/.stamp ## End them and remove what they kept
+	@$(PY) -m tests.hosts down
+
+.PHONY: demo
+demo: build ## Move a running container between two hosts while somebody types into it
+	@$(PY) -m tests.demo
+
+.PHONY: test
+test: build ## Run every test that this machine can run, but the long ones
+	@$(PYTEST) -m 'not long' $(TESTS)
+
+.PHONY: test-long
+test-long: build ## Run the long ones too
+	@$(PYTEST) $(TESTS)
+
+.PHONY: lint
+lint: deps ## Style, types, dependencies between packages
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@clang-format --dry-run -Werror $(C_FILES)
+	@$(PY) -m pytest -q tests/unit/test_imports.py
+
+.PHONY: format
+format: deps ## Bring all sources into their format
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+	@clang-format -i $(C_FILES)
+
+.PHONY: bench
+bench: build ## Measure downtime, total time and bytes (BENCH_JSON=FILE for the numbers)
+	@PYTHONUNBUFFERED=1 $(PY) -m tests.bench
+
+.PHONY: install
+install: stub ## Install the plugin and its runtime on this machine (PREFIX=/usr/local)
+	@PYTHON=$(PYTHON) tests/hosts/deps.sh --only-venv
+	$(PYTHON) -m venv $(LIBDIR)
+	$(LIBDIR)/bin/python -m pip install --quiet --disable-pip-version-check .
+	install -D -m 0755 plugin/docker_livemig/livemig-runc $(PREFIX)/bin/livemig-runc
+	install -d $(dir $(PLUGIN))
+	printf '#!/bin/sh\nexec %s -I -m docker_livemig.main "$$@"\n' $(LIBDIR)/bin/python >$(PLUGIN)
+	chmod 0755 $(PLUGIN)
+	@echo "now run: docker livemig setup"
+
+.PHONY: uninstall
+uninstall: ## Remove what install put there
+	rm -rf $(LIBDIR)
+	rm -f $(PLUGIN) $(PREFIX)/bin/livemig-runc
+
+.PHONY: clean
+clean: ## Remove what was built; the virtual environment and the image cache stay
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	@[ ! -e engine/livemig/stub/Makefile ] || $(MAKE) -s -C engine/livemig/stub clean

@@ -1,0 +1,360 @@
+"""Somebody who types numbers into the recorder, goes with it when it moves, and keeps the books.
+
+    with Typist((a, b), "recorder") as typist:
+        a.run(["docker", "livemig", "recorder", b.name])
+        typist.verify()
+
+`verify` compares the recorder's own answer with what was typed and acknowledged: nothing lost,
+nothing twice, nothing out of order.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from types import TracebackType
+
+import requests
+
+import docker
+from tests.attachment import Attachment, ClosedError, Events
+from tests.hosts import Host, HostsError
+
+FNV_OFFSET, FNV_PRIME, MASK = 0xCBF29CE484222325, 0x100000001B3, 2**64 - 1
+
+
+class Model:
+    """What the recorder must know: images/recorder/numbers.h in Python."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._hash = FNV_OFFSET
+        self._last: deque[int] = deque(maxlen=8)
+        self._ordered: list[int] = []
+
+    def record(self, number: int) -> str:
+        """Record a number and return the acknowledgement that is due."""
+        self.count += 1
+        self._hash = self._hash_with(number)
+        self._last.append(number)
+        place = bisect.bisect_left(self._ordered, number)
+        if self._ordered[place : place + 1] != [number]:
+            self._ordered.insert(place, number)
+        return f"ok {self.count} {number} {place + 1}"
+
+    def report(self) -> str:
+        """Return the answer to zero that is due, as far as the numbers go."""
+        return self._report(self.count, self._hash, [*self._last])
+
+    def report_with(self, number: int) -> str:
+        """Return the report that would be due had this number been recorded too."""
+        return self._report(self.count + 1, self._hash_with(number), [*self._last, number][-8:])
+
+    def _hash_with(self, number: int) -> int:
+        value = self._hash
+        for byte in number.to_bytes(8, "little", signed=True):
+            value = (value ^ byte) * FNV_PRIME & MASK
+        return value
+
+    @staticmethod
+    def _report(count: int, value: int, last: list[int]) -> str:
+        return f"count={count} hash={value:016x} last={','.join(map(str, last))}"
+
+
+class TypistError(AssertionError):
+    """The recorder did not answer what it must, or not in time."""
+
+
+class Typist:
+    """Types increasing numbers, one after the other was acknowledged, from a thread of its own."""
+
+    def __init__(
+        self,
+        hosts: Sequence[Host],
+        container: str = "recorder",
+        *,
+        every: float = 0.005,
+        limit: float = 60.0,
+    ) -> None:
+        """Type a number each `every` seconds; `limit` is for one answer, a move included."""
+        self._hosts = hosts
+        self._container = container
+        self._every = every
+        self._limit = limit
+        self._model = Model()
+        self._go = threading.Event()
+        self._idle = threading.Event()
+        self._stop = threading.Event()
+        self._progress = threading.Condition()
+        self._wake = os.eventfd(0)
+        self._attachment: Attachment | None = None
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="typist")
+        self._work: Future[None] | None = None
+        self.acked: list[int] = []
+        """The numbers that were acknowledged, in order."""
+        self.in_flight: int | None = None
+        """The number that was typed and not acknowledged yet."""
+        self.host: Host | None = None
+        """Where the recorder was found last."""
+        self.moves = 0
+        """How often it was found on another host than before."""
+        self.longest_wait = 0.0
+        """The longest time, in seconds, that one acknowledgement took."""
+
+    def __enter__(self) -> Typist:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop(check=problem is None)
+
+    # Seen from the thread that owns it
+
+    def start(self) -> Typist:
+        """Begin to type."""
+        self._attach(time.monotonic() + self._limit)
+        self._go.set()
+        self._work = self._worker.submit(self._type_on)
+        self._work.add_done_callback(lambda _: self._tell())
+        return self
+
+    def pause(self) -> None:
+        """Stop typing and return once the last number is acknowledged."""
+        self._go.clear()
+        self._await_idle()
+
+    def resume(self) -> None:
+        """Type on."""
+        self._raise_failure()
+        self._idle.clear()
+        self._go.set()
+
+    def stop(self, *, check: bool = True) -> None:
+        """Finish the last number and leave; `check` raises what went wrong in the thread.
+
+        Without it the last number is given up.
+        """
+        self._stop.set()
+        self._go.set()
+        if not check:
+            os.eventfd_write(self._wake, 1)
+            if self._attachment:
+                self._attachment.interrupt()
+        self._worker.shutdown()
+        os.close(self._wake)
+        if self._attachment:
+            self._attachment.close()
+            self._attachment = None
+        if check:
+            self._raise_failure()
+
+    def wait_for(self, more: int, timeout: float = 30.0) -> None:
+        """Return once so many more numbers are acknowledged."""
+        goal = len(self.acked) + more
+        work = self._work
+
+        def over() -> bool:
+            return len(self.acked) >= goal or work is None or work.done()
+
+        with self._progress:
+            self._progress.wait_for(over, timeout)
+        if len(self.acked) < goal:
+            self._raise_failure()
+            raise TypistError(f"{len(self.acked)} of {goal} numbers after {timeout:g} s")
+
+    def verify(self) -> str:
+        """Hold the recorder's own report against the books and return it; typing goes on after.
+
+        TypistError if a number is lost, doubled or out of order, or the heap is damaged.
+        """
+        with self._paused():
+            report = self._ask(time.monotonic() + self._limit)
+            if not f"{report} ".startswith(f"{self._model.report()} heap=intact "):
+                raise TypistError(f"recorder: {report}\nexpected: {self._model.report()}")
+        return report
+
+    def ask(self, line: str = "0") -> str:
+        """Have the recorder report (a negative number begins its largest gap anew)."""
+        with self._paused():
+            return self._ask(time.monotonic() + self._limit, line)
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        typing = self._go.is_set()
+        self.pause()
+        yield
+        if typing and not self._stop.is_set():
+            self.resume()
+
+    def _await_idle(self) -> None:
+        deadline = time.monotonic() + 2 * self._limit
+        while not self._idle.wait(0.1):
+            self._raise_failure()
+            if self._work is None or self._work.done():
+                return
+            if time.monotonic() > deadline:
+                raise TypistError(f"number {self.in_flight} is still under way")
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self._work and self._work.done():
+            self._work.result()
+
+    # In the thread
+
+    def _type_on(self) -> None:
+        number = 0
+        while not self._stop.is_set():
+            if not self._go.is_set():
+                self._idle.set()
+                self._go.wait()
+                continue
+            number += 1
+            self._type(number)
+            self._stop.wait(self._every)
+
+    def _type(self, number: int) -> None:
+        begun = time.monotonic()
+        deadline = begun + self._limit
+        self.in_flight = number
+        while self.in_flight is not None:
+            try:
+                self._attached().send(str(number))
+                self._accept(number, self._answer(deadline))
+            except ClosedError:
+                self._follow(number, deadline)
+        self.longest_wait = max(self.longest_wait, time.monotonic() - begun)
+
+    def _accept(self, number: int, answer: str) -> None:
+        expected = self._model.record(number)
+        if answer != expected:
+            raise TypistError(f"recorder: {answer!r}, expected {expected!r}")
+        self._done(number)
+
+    def _done(self, number: int) -> None:
+        self.acked.append(number)
+        self.in_flight = None
+        self._tell()
+
+    def _tell(self) -> None:
+        with self._progress:
+            self._progress.notify_all()
+
+    def _follow(self, number: int, deadline: float) -> None:
+        """Find the recorder again, and find out whether it recorded the number under way."""
+        while True:
+            self._attach(deadline)
+            try:
+                self._attached().send("0")
+                answer = self._answer(deadline)
+                if answer.startswith("ok "):
+                    self._accept(number, answer)
+                    answer = self._answer(deadline)
+                break
+            except ClosedError:
+                continue
+        numbers = answer.split(" heap=")[0]
+        if self.in_flight is not None and numbers == self._model.report_with(number):
+            self._model.record(number)
+            self._done(number)
+        elif numbers != self._model.report():
+            raise TypistError(f"recorder after a move: {answer}\nexpected: {self._model.report()}")
+
+    def _ask(self, deadline: float, line: str = "0") -> str:
+        while True:
+            try:
+                self._attached().send(line)
+                return self._answer(deadline)
+            except ClosedError:
+                self._attach(deadline)
+
+    def _answer(self, deadline: float) -> str:
+        """Return the next line that is an answer: not a tick, not a greeting."""
+        while True:
+            try:
+                line = self._attached().line(deadline - time.monotonic())
+            except TimeoutError:
+                raise TypistError(f"no answer from {self.host} to {self.in_flight}") from None
+            if line != "ready" and not line.startswith(("tick ", "gap_us=")):
+                return line
+
+    def _attached(self) -> Attachment:
+        if self._attachment is None:
+            raise ClosedError
+        return self._attachment
+
+    # Where the recorder is
+
+    def _attach(self, deadline: float) -> None:
+        """Attach to the recorder on the host where it runs; wait until it runs somewhere."""
+        if self._attachment:
+            self._attachment.close()
+            self._attachment = None
+        while True:
+            streams = self._listen()
+            try:
+                self._attach_when_it_runs(streams, deadline)
+            except ClosedError:
+                # An engine has ended; the container may come back with the next one.
+                if self._stop.wait(0.2):
+                    raise TypistError(f"{self._container} runs nowhere") from None
+            else:
+                return
+            finally:
+                for stream in streams:
+                    stream.close()
+
+    def _attach_when_it_runs(self, streams: list[Events], deadline: float) -> None:
+        while not self._try_hosts():
+            left = max(deadline - time.monotonic(), 0)
+            watched = [self._wake, *(stream.fileno() for stream in streams)]
+            ready, _, _ = select.select(watched, [], [], left)
+            if not ready or self._wake in ready:
+                raise TypistError(f"{self._container} runs nowhere")
+            for stream in streams:
+                if stream.fileno() in ready:
+                    stream.drain()
+
+    def _listen(self) -> list[Events]:
+        streams = []
+        for host in self._hosts:
+            try:
+                streams.append(Events(host.socket, self._container))
+            except (HostsError, OSError):
+                continue
+        return streams
+
+    def _try_hosts(self) -> bool:
+        for host in self._hosts:
+            try:
+                if not _runs(host, self._container):
+                    continue
+                self._attachment = Attachment(host.socket, self._container)
+            except (HostsError, OSError):
+                continue
+            self.moves += self.host not in (None, host)
+            self.host = host
+            return True
+        return False
+
+
+def _runs(host: Host, container: str) -> bool:
+    api = host.api(10)
+    try:
+        state = api.inspect_container(container)["State"]
+    except (docker.errors.APIError, requests.ConnectionError):
+        return False
+    finally:
+        api.close()
+    return bool(state["Running"] and not state["Paused"])
