@@ -30,6 +30,7 @@ _VALUED = {
     "--tlskey": "",
 }
 _FLAGS = {"--debug": "debug", "-D": "debug", "--tls": "", "--tlsverify": ""}
+_COMPLETION = ("__complete", "__completeNoDesc")
 _EXAMPLES = """\
 examples:
   docker livemig web b                      move the container "web" to the host "b", live
@@ -68,6 +69,9 @@ def main(argv: Sequence[str]) -> int:
     """Run the command line ``argv``, as Docker passes it; return the exit code."""
     display: progress.Display = progress.make("plain", sys.stderr)
     debug = False
+    if argv and argv[0] in _COMPLETION:
+        sys.stdout.write(":4\n")  # nothing to complete with, files least of all
+        return SUCCESS
     try:
         given, words = split_globals(argv)
         debug = given.debug
@@ -75,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
             os.environ["DOCKER_CONFIG"] = given.config
         if words and words[0] in _COMMANDS:
             return _COMMANDS[words[0]](words[1:])
-        options = _move_parser().parse_args(words)
+        options = move_parser().parse_args(words)
         debug = debug or options.debug
         display = progress.make("quiet" if options.quiet else options.progress, sys.stderr)
         return _move(options, given, display)
@@ -140,11 +144,9 @@ def _move(options: argparse.Namespace, given: Globals, display: progress.Display
     endpoint = hosts.current_endpoint(given.host, given.context)
     agent = os.environ.get("SSH_AUTH_SOCK", "")
     request = make_request(options, endpoint, agent)
-    peer = client.start_source(endpoint, agent)
     try:
-        summary = client.move(peer, request, display)
+        summary = client.carry_out(endpoint, request, display)
     finally:
-        peer.leave()
         display.finish()
     sys.stdout.write(_result(summary, options) + "\n")
     return SUCCESS
@@ -176,7 +178,8 @@ def _result(summary: MoveSummary, options: argparse.Namespace) -> str:
     return progress.summary_table(summary)
 
 
-def _move_parser() -> argparse.ArgumentParser:
+def move_parser() -> argparse.ArgumentParser:
+    """Return the parser of a move."""
     parser = _Parser(
         prog=f"docker {_PLUGIN}",
         usage=f"docker {_PLUGIN} [OPTIONS] CONTAINER HOST",

@@ -23,10 +23,28 @@ from livemig.frames import FrameType
 from livemig.link import Link
 from livemig.wire import from_wire, to_wire
 
+_END = 5.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def start_source(endpoint: str, agent: str = "") -> far.FarPeer:
+def carry_out(endpoint: str, request: MoveRequest, display: Display) -> MoveSummary:
+    """Have the move done by a peer at the docker endpoint in force; return its summary.
+
+    Waits a moment for the peer to end once it has said its last, so that nothing is left to see;
+    it is never ended from here.
+    """
+    peer = start_source(endpoint)
+    patience = _END
+    try:
+        return move(peer, request, display)
+    except LivemigError:
+        patience = 0.0 if peer.link.dead is None else _END
+        raise
+    finally:
+        peer.leave(patience)
+
+
+def start_source(endpoint: str) -> far.FarPeer:
     """Start the peer on the host of the docker endpoint in force, and greet it.
 
     Raises UsageError where the endpoint is neither local nor reached by ssh.
@@ -35,7 +53,7 @@ def start_source(endpoint: str, agent: str = "") -> far.FarPeer:
         return far.start(far.local_argv(), name="this host", role="client")
     if endpoint.startswith("ssh://"):
         to = hosts.parse_url(endpoint, name=endpoint)
-        return far.connect_ssh(to, role="client", agent=agent)
+        return far.connect_ssh(to, role="client")
     raise UsageError(
         f"the docker endpoint {endpoint!r} is neither local nor reached by ssh",
         hint="use `docker --context` with a local or an ssh:// context, or DOCKER_HOST",

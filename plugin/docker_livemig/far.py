@@ -48,9 +48,10 @@ class FarPeer:
         self.link.close()
         self.process.end(_END_GRACE)
 
-    def leave(self) -> None:
-        """Close the link, and let the peer come to its own end."""
+    def leave(self, patience: float = 0.0) -> None:
+        """Close the link, and let the peer come to its own end; wait ``patience`` s for that."""
         self.link.close()
+        self.process.wait(patience)
         self.process.close()
 
 

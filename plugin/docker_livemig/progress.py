@@ -86,6 +86,7 @@ class PlainDisplay(Display):
 
     def note(self, text: str) -> None:
         """Tell something beside the progress."""
+        self.finish()
         self._write(text + "\n")
 
     def finish(self) -> None:
