@@ -36,12 +36,17 @@ def load_images(host: Host, *tags: str) -> None:
 
 def cached_archives(host: Host) -> dict[str, Path]:
     """Return the file of each image as `docker save` writes it; build them if they are missing."""
-    cache = cache_dir()
-    archives = {tag: cache / f"{tag.split('/')[1].split(':')[0]}.tar" for tag in (BASE, RECORDER)}
+    archives = archive_paths()
     if not all(path.exists() for path in archives.values()):
-        cache.mkdir(parents=True, exist_ok=True)
+        cache_dir().mkdir(parents=True, exist_ok=True)
         _build(host, archives)
     return archives
+
+
+def archive_paths() -> dict[str, Path]:
+    """Return where the file of each image is, or will be."""
+    cache = cache_dir()
+    return {tag: cache / f"{tag.split('/')[1].split(':')[0]}.tar" for tag in (BASE, RECORDER)}
 
 
 def cache_dir() -> Path:

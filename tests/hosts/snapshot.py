@@ -86,6 +86,10 @@ def _links(host: Host) -> list[str]:
     return [line.split(":")[0].strip() for line in lines]
 
 
+# Made once, by whoever comes first, and empty afterwards.
+_RUNTIME_DIRECTORIES = ("/run/livemig", "/run/livemig/hold", "/var/lib/livemig")
+
+
 def _files(host: Host, places: tuple[str, ...]) -> Counter[str]:
     found: Counter[str] = Counter()
     for place in places:
@@ -93,4 +97,6 @@ def _files(host: Host, places: tuple[str, ...]) -> Counter[str]:
         for top, _, names in os.walk(root):
             inside = f"{place}/{Path(top).relative_to(root)}".removesuffix("/.")
             found.update([inside, *(f"{inside}/{name}" for name in names)])
+    for kept in _RUNTIME_DIRECTORIES:
+        del found[kept]
     return found
