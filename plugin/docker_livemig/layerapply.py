@@ -1,0 +1,295 @@
+"""Applies a tar of `layertar` to the files of a running or frozen container."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import stat
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import IO, cast
+
+from docker_livemig.layertar import CHUNK, OPAQUE, XATTR, is_whiteout, whiteout_target
+from livemig.errors import DiskFull, InternalError, LivemigError, TargetError, from_wire
+
+_ESCAPE = "surrogateescape"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENODATA)
+# The host's security module gives its own label to what is created.
+_HOSTS_OWN = ("security.selinux", "security.ima", "security.evm")
+
+
+def apply(root_pid: int, chunks: Iterator[bytes]) -> None:
+    """Lay a tar over the files of the container that process ``root_pid`` is in.
+
+    The container may be frozen. A child confined to the container's root does it, so that no
+    symbolic link leads out. What is hidden under a mount of the container is left out. DiskFull,
+    or TargetError that names the path and the reason.
+    """
+    root = os.open(f"/proc/{root_pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    mounts = _mount_points(root_pid)
+    data_read, data_write = os.pipe()
+    fcntl.fcntl(data_write, fcntl.F_SETPIPE_SZ, CHUNK)
+    result_read, result_write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(data_write)
+        os.close(result_read)
+        _applying_child(root, mounts, data_read, result_write)
+    for descriptor in (root, data_read, result_write):
+        os.close(descriptor)
+    try:
+        _feed(data_write, chunks)
+    finally:
+        os.close(data_write)
+        with os.fdopen(result_read, "rb") as results:
+            answer = results.read()
+        os.waitpid(child, 0)
+    if not answer:
+        raise InternalError("the process that writes the container's files died")
+    if failure := json.loads(answer):
+        raise from_wire(failure)
+
+
+def _feed(sink: int, chunks: Iterator[bytes]) -> None:
+    for chunk in chunks:
+        rest = memoryview(chunk)
+        try:
+            while rest:
+                rest = rest[os.write(sink, rest) :]
+        except BrokenPipeError:
+            return  # the child has ended and says why
+
+
+def _applying_child(root: int, mounts: set[str], source: int, results: int) -> None:
+    """Apply what comes on ``source`` and write the error, if any; never returns."""
+    failure: dict[str, str] = {}
+    try:
+        os.fchdir(root)
+        os.chroot(".")
+        os.umask(0)
+        _Applier(mounts).run(source)
+    except LivemigError as error:
+        failure = error.to_wire()
+    except BaseException as error:  # noqa: BLE001 - goes to the parent
+        failure = InternalError(f"writing the container's files: {error!r}").to_wire()
+    finally:
+        os.write(results, json.dumps(failure).encode())
+        os._exit(0)
+
+
+def _mount_points(pid: int) -> set[str]:
+    with open(f"/proc/{pid}/mountinfo", "rb") as lines:
+        points = [line.split(b" ")[4] for line in lines]
+    names = (os.fsdecode(_unescape(point)).lstrip("/") for point in points)
+    return {name for name in names if name}
+
+
+def _unescape(text: bytes) -> bytes:
+    for code, character in ((b"040", b" "), (b"011", b"\t"), (b"012", b"\n"), (b"134", b"\\")):
+        text = text.replace(b"\\" + code, character)
+    return text
+
+
+class _Applier:
+    """Runs in the child: the current directory is the container's root."""
+
+    def __init__(self, mounts: set[str]) -> None:
+        self._mounts = mounts
+        self._times: dict[str, int] = {}
+        self._proven = ""
+
+    def run(self, source: int) -> None:
+        reader = cast("IO[bytes]", os.fdopen(source, "rb", buffering=0))
+        name = "the archive"
+        try:
+            with tarfile.open(
+                fileobj=reader, mode="r|", bufsize=CHUNK, encoding="utf-8", errors=_ESCAPE
+            ) as tar:
+                for info in tar:
+                    tar.members = []  # type: ignore[attr-defined] # else it remembers all
+                    name = info.name
+                    if not self._is_hidden(name):
+                        self._one(tar, info)
+            # Last, as they change with what is put into the directory.
+            for name, times in self._times.items():
+                if _is_kind(name, stat.S_IFDIR):
+                    os.utime(name, ns=(times, times))
+        except OSError as error:
+            raise _translated(name, error) from error
+        except tarfile.TarError as error:
+            raise TargetError(
+                f"the archive of the container's files is damaged: {error}"
+            ) from error
+
+    def _is_hidden(self, name: str) -> bool:
+        name = whiteout_target(name) if is_whiteout(name) else name
+        return any(name == point or name.startswith(point + "/") for point in self._mounts)
+
+    def _one(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> None:
+        path = info.name
+        parent = os.path.dirname(path) or "."
+        self._prove(parent)
+        if parent not in self._times:
+            self._times[parent] = os.stat(parent).st_mtime_ns
+        if os.path.basename(path) == OPAQUE:
+            self._empty(parent)
+        elif is_whiteout(path):
+            _remove(whiteout_target(path))
+            self._proven = ""
+        else:
+            maker = _make_file if info.isreg() else _MAKERS.get(info.type)
+            if maker is None:
+                raise tarfile.ReadError(f"{path} is of unknown type {info.type!r}")
+            maker(tar, info)
+            if not info.islnk():
+                _set_attributes(path, info)
+            if info.isdir():
+                self._times[path] = _mtime_ns(info)
+            elif not info.islnk():
+                times = _mtime_ns(info)
+                os.utime(path, ns=(times, times), follow_symlinks=False)
+
+    def _empty(self, directory: str) -> None:
+        for name in os.listdir(directory):
+            path = os.path.normpath(os.path.join(directory, name))
+            if not any(point == path or point.startswith(path + "/") for point in self._mounts):
+                _remove(path)
+
+    def _prove(self, directory: str) -> None:
+        """Raise unless a directory is one by itself, not by a symbolic link in its path."""
+        if directory in (".", self._proven):
+            return
+        at = ""
+        for name in directory.split("/"):
+            at = os.path.join(at, name)
+            if name in ("", ".", "..") or not stat.S_ISDIR(os.lstat(at).st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), at)
+        self._proven = directory
+
+
+def _make_file(tar: tarfile.TarFile, info: tarfile.TarInfo) -> None:
+    # In place where there is a file: who has it open keeps it.
+    if not _is_kind(info.name, stat.S_IFREG):
+        _remove(info.name)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(info.name, flags, 0o600)
+    try:
+        content = cast("IO[bytes]", tar.fileobj)
+        pieces = getattr(info, "sparse", None) or [(0, info.size)]
+        data = info.offset_data
+        for start, length in pieces:
+            content.seek(data)
+            _copy(content, descriptor, start, length)
+            data += length
+        os.ftruncate(descriptor, info.size)
+    finally:
+        os.close(descriptor)
+
+
+def _copy(content: IO[bytes], descriptor: int, at: int, length: int) -> None:
+    end = at + length
+    while at < end:
+        chunk = content.read(min(CHUNK, end - at))
+        if not chunk:
+            raise tarfile.ReadError("unexpected end of data")
+        rest = memoryview(chunk)
+        while rest:
+            written = os.pwrite(descriptor, rest, at)
+            at += written
+            rest = rest[written:]
+
+
+def _make_directory(_: tarfile.TarFile, info: tarfile.TarInfo) -> None:
+    if not _is_kind(info.name, stat.S_IFDIR):
+        _remove(info.name)
+        os.mkdir(info.name)
+
+
+def _make_link(_: tarfile.TarFile, info: tarfile.TarInfo) -> None:
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.lstat(info.name), os.lstat(info.linkname)):
+            return
+    _remove(info.name)
+    os.link(info.linkname, info.name, follow_symlinks=False)
+
+
+def _make_symlink(_: tarfile.TarFile, info: tarfile.TarInfo) -> None:
+    _remove(info.name)
+    os.symlink(info.linkname, info.name)
+
+
+def _make_node(_: tarfile.TarFile, info: tarfile.TarInfo) -> None:
+    kind = {tarfile.FIFOTYPE: stat.S_IFIFO, tarfile.CHRTYPE: stat.S_IFCHR}
+    device = os.makedev(info.devmajor, info.devminor)
+    _remove(info.name)
+    os.mknod(info.name, kind.get(info.type, stat.S_IFBLK) | 0o600, device)
+
+
+_MAKERS: dict[bytes, Callable[[tarfile.TarFile, tarfile.TarInfo], None]] = {
+    tarfile.DIRTYPE: _make_directory,
+    tarfile.LNKTYPE: _make_link,
+    tarfile.SYMTYPE: _make_symlink,
+    tarfile.FIFOTYPE: _make_node,
+    tarfile.CHRTYPE: _make_node,
+    tarfile.BLKTYPE: _make_node,
+}
+
+
+def _is_kind(path: str, kind: int) -> bool:
+    try:
+        return stat.S_IFMT(os.lstat(path).st_mode) == kind
+    except FileNotFoundError:
+        return False
+
+
+def _remove(path: str) -> None:
+    """Remove a file or a whole tree, if it is there; never follows a symbolic link."""
+    try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
+            return
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in os.listdir(path):
+        _remove(os.path.join(path, name))
+    os.rmdir(path)
+
+
+def _set_attributes(path: str, info: tarfile.TarInfo) -> None:
+    os.lchown(path, info.uid, info.gid)
+    if not info.issym():
+        os.chmod(path, info.mode)
+    # After chown, which takes away capabilities.
+    wanted = {
+        key[len(XATTR) :]: value.encode("utf-8", _ESCAPE)
+        for key, value in info.pax_headers.items()
+        if key.startswith(XATTR)
+    }
+    for name in os.listxattr(path, follow_symlinks=False):
+        if name not in wanted and name not in _HOSTS_OWN:
+            with suppress(OSError):
+                os.removexattr(path, name, follow_symlinks=False)
+    for name, value in wanted.items():
+        try:
+            os.setxattr(path, name, value, follow_symlinks=False)
+        except OSError as error:
+            if name not in _HOSTS_OWN or error.errno not in _UNSUPPORTED:
+                raise
+
+
+def _mtime_ns(info: tarfile.TarInfo) -> int:
+    text = info.pax_headers.get("mtime", str(info.mtime))
+    seconds, _, fraction = text.partition(".")
+    return int(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0")[:9] or 0)
+
+
+def _translated(path: str, error: OSError) -> LivemigError:
+    host = os.uname().nodename
+    message = f"cannot write /{path} of the container on {host}: {error.strerror}"
+    if error.errno in _NO_ROOM:
+        return DiskFull(message, hint="make room there: `docker system df` shows what can go")
+    return TargetError(message)
