@@ -130,8 +130,13 @@ def require_runtime(api: docker.APIClient) -> None:
 def _reason(error: Exception) -> str:
     if isinstance(error, APIError) and error.explanation:
         return str(error.explanation).strip()
-    # requests nests the cause three deep in text that says the same thing each time.
-    cause: BaseException = error
-    while cause.__context__ is not None and not isinstance(cause, OSError):
-        cause = cause.__context__
-    return (getattr(cause, "strerror", None) or str(error)).strip()
+    cause = _innermost(error)
+    return (getattr(cause, "strerror", None) or str(cause)).strip()
+
+
+def _innermost(error: BaseException) -> BaseException:
+    # requests and urllib3 wrap what the system said three deep, each repeating the last.
+    for inner in (*error.args, error.__cause__, error.__context__):
+        if isinstance(inner, BaseException):
+            return _innermost(inner)
+    return error

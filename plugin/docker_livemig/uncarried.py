@@ -1,0 +1,112 @@
+"""What Docker shows of a container that cannot be carried to another host in this version."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from docker_livemig.engine_api import RUNTIME
+
+if TYPE_CHECKING:
+    from docker_livemig.containers import ContainerSpec
+
+_RUNTIMES = ("", "runc", "io.containerd.runc.v2", RUNTIME)
+_NETWORKS = ("default", "bridge", "none")
+_ANONYMOUS = re.compile(r"[0-9a-f]{64}")
+_SERVICE = "com.docker.swarm.service.name"
+
+
+def uncarried(spec: ContainerSpec, info: dict[str, Any]) -> list[str]:
+    """Return a description of each object that cannot be carried, in words that users know.
+
+    ``info`` is what `docker info` says on the source.
+    """
+    host = spec.host_config
+    return [
+        *_mounts(spec),
+        *_networks(spec),
+        *_namespaces(host),
+        *_devices(host),
+        *_processes(spec),
+        *_engine(spec, info),
+    ]
+
+
+def _mounts(spec: ContainerSpec) -> Iterator[str]:
+    seen = set()
+    for mount in spec.mounts:
+        place = mount.get("Destination", "?")
+        seen.add(place)
+        if mount.get("Type") == "bind":
+            yield f"bind mount of {mount.get('Source')} at {place}"
+        elif mount.get("Type") == "volume" and _ANONYMOUS.fullmatch(mount.get("Name", "")):
+            yield f"anonymous volume at {place}"
+        elif mount.get("Type") == "volume":
+            yield f"volume {mount.get('Name')} at {place}"
+        else:
+            yield f"{mount.get('Type')} mount at {place}"
+    for place in spec.host_config.get("Tmpfs") or {}:
+        if place not in seen:
+            yield f"tmpfs mount at {place}"
+    for other in spec.host_config.get("VolumesFrom") or []:
+        yield f"the volumes of container {other} (--volumes-from)"
+
+
+def _networks(spec: ContainerSpec) -> Iterator[str]:
+    mode = spec.host_config.get("NetworkMode") or "default"
+    if mode == "host":
+        yield "the host's network (--network host)"
+    elif mode.startswith("container:"):
+        yield f"the network of another container ({mode})"
+    for network in sorted(set(spec.networks) | {mode}):
+        if network not in (*_NETWORKS, "host") and not network.startswith("container:"):
+            yield f"network {network}"
+    for link in spec.host_config.get("Links") or []:
+        yield f"link {link} (--link)"
+
+
+def _namespaces(host: dict[str, Any]) -> Iterator[str]:
+    if host.get("PidMode"):
+        yield f"process IDs shared with {host['PidMode']} (--pid)"
+    if (ipc := host.get("IpcMode") or "").startswith(("host", "container:")):
+        yield f"IPC objects shared with {ipc} (--ipc)"
+    if host.get("UTSMode"):
+        yield f"the name of the {host['UTSMode']} (--uts)"
+    if host.get("UsernsMode"):
+        yield f"user namespace of the {host['UsernsMode']} (--userns)"
+
+
+def _devices(host: dict[str, Any]) -> Iterator[str]:
+    if host.get("Privileged"):
+        yield "access to all devices (--privileged)"
+    for device in host.get("Devices") or []:
+        yield f"device {device.get('PathOnHost')}"
+    for request in host.get("DeviceRequests") or []:
+        yield f"devices of driver {request.get('Driver') or 'nvidia'} (--gpus)"
+    for rule in host.get("DeviceCgroupRules") or []:
+        yield f"access to devices '{rule}' (--device-cgroup-rule)"
+
+
+def _processes(spec: ContainerSpec) -> Iterator[str]:
+    if spec.config.get("Tty"):
+        yield "a terminal (--tty)"
+    if spec.host_config.get("Init"):
+        yield "a second process as PID 1 (--init)"
+    test = (spec.config.get("Healthcheck") or {}).get("Test") or []
+    if test and test[0] != "NONE":
+        yield f"a health check, whose processes come and go ({' '.join(test[1:])})"
+
+
+def _engine(spec: ContainerSpec, info: dict[str, Any]) -> Iterator[str]:
+    if not spec.upper_dir:
+        yield f"files in the storage driver {info.get('Driver')} (overlay2 is needed)"
+    if (runtime := spec.host_config.get("Runtime") or "") not in _RUNTIMES:
+        yield f"the runtime {runtime}"
+    if service := (spec.config.get("Labels") or {}).get(_SERVICE):
+        yield f"the place of a task of Swarm service {service}"
+    for option in info.get("SecurityOptions") or []:
+        if option.startswith("name=userns"):
+            yield "remapped user IDs (userns-remap of the daemon)"
+        elif option.startswith("name=rootless"):
+            yield "a rootless engine"
