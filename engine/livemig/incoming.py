@@ -101,13 +101,17 @@ class Incoming:
         if not self._taken:
             raise ProtocolError("pages came before the layout that they belong to")
 
-    def rebuild(self, image: Image) -> None:
-        """Build everything but the pages; raises OSError naming the step, StateMismatch."""
+    def rebuild(self, image: Image, *, filters: int = 0) -> None:
+        """Build everything but the pages; raises OSError naming the step, StateMismatch.
+
+        ``filters`` is the number of seccomp filters that the held process started with, which the
+        caller knows to do what the first ones of the image do.
+        """
         self._require_layout()
         if len(image.processes) != 1 or len(image.processes[0].threads) != 1:
             raise ProtocolError("this version takes one process with one thread")
         process = image.processes[0]
-        rebuild(self._held, process, image, self._root)
+        rebuild(self._held, process, image, self._root, filters)
         check(self.pid, process, self._mappings, self._held.stub.base)
 
     def seal(self, image: Image) -> None:

@@ -15,15 +15,19 @@ from livemig.model import Image
 
 @dataclass(frozen=True)
 class Prepare:
-    """PREPARE: which container comes, how, and what its machine's kernel gives processes."""
+    """PREPARE: which container comes, and how.
+
+    ``vdso`` is the digest of what the source's kernel maps into every process, ``seccomp`` that of
+    the container's profile, empty without one.
+    """
 
     move_id: str
     source: str
     mode: Mode
     container: ContainerSpec
     file_bytes: int
-    image_bytes: int
     vdso: bytes
+    seccomp: bytes
 
 
 @dataclass(frozen=True)

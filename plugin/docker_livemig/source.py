@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import xxhash
 
 from docker_livemig import containers, engine_api, far, images, rootfs
+from docker_livemig.bundle import seccomp_profile
 from docker_livemig.journal import Journal
 from docker_livemig.machine import check_machine, vdso_digest
 from docker_livemig.messages import (
@@ -126,8 +127,8 @@ class Move:
                 mode=self.request.mode,
                 container=self._spec,
                 file_bytes=self._manifest.size,
-                image_bytes=0,
                 vdso=vdso_digest(),
+                seccomp=seccomp_profile(self._resolved.pid),
             ),
         )
         prepared = self._expect(FrameType.PREPARED, Prepared)
@@ -209,17 +210,18 @@ class Move:
         if changes := rootfs.changed(self._manifest, manifest):
             self._send_files(rootfs.pack(self._spec.upper_dir, changes))
         self._round()
+        self._digests = self._digest_pages() if self.request.verify else ()
         return self._outgoing.extract()
 
     def _send_state(self, image: Image) -> None:
-        body = to_wire(State(image, self._digests() if self.request.verify else ()))
+        body = to_wire(State(image, self._digests))
         self._link.send(FrameType.STATE, body)
         self._stdin = self._outgoing.seal()
         ready = self._expect(FrameType.READY, Ready)
         if ready.state != state_digest(body):
             raise StateMismatch("the target built another state than was sent")
 
-    def _digests(self) -> tuple[PageDigest, ...]:
+    def _digest_pages(self) -> tuple[PageDigest, ...]:
         return tuple(
             PageDigest(1, start, start + len(data), xxhash.xxh3_64_intdigest(data))
             for start, data in self._outgoing.contents(_VERIFY_CHUNK)

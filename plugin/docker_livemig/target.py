@@ -13,6 +13,7 @@ from typing import Any
 import xxhash
 
 from docker_livemig import containers, engine_api, hold, images, rootfs
+from docker_livemig.bundle import seccomp_profile
 from docker_livemig.journal import Journal
 from docker_livemig.machine import check_vdso
 from docker_livemig.messages import (
@@ -121,6 +122,12 @@ class Arrival:
         self._journal.append("held", container=self._id, name=self._spec.name)
         self._undo.callback(self._journal.remove)
         self._pid = containers.start_held(self._api, self._id, self._spec)
+        if seccomp_profile(self._pid) != self._prepare.seccomp:
+            raise StateMismatch(
+                f"Docker on {os.uname().nodename} gives container {self._spec.name} another "
+                f"seccomp profile than on {self._prepare.source}",
+                hint="give both engines the same version, or the same default profile",
+            )
         freezer = self._freezer = Freezer.of_process(self._pid)
         with engine_api.translating(f"pausing container {self._spec.name}"):
             self._api.pause(self._id)
@@ -154,13 +161,13 @@ class Arrival:
 
     def _state(self, frame: Frame) -> None:
         state = from_wire(State, frame.body)
-        self._incoming.rebuild(state.image)
         for expected in state.digests:
             data = self._incoming.read(expected.start, expected.end - expected.start)
             if xxhash.xxh3_64_intdigest(data) != expected.digest:
                 raise StateMismatch(
                     f"process {expected.pid}: the pages at {expected.start:#x} differ"
                 )
+        self._incoming.rebuild(state.image, filters=1 if self._prepare.seccomp else 0)
         self._incoming.seal(state.image)
         self._journal.append("ready", container=self._id)
         self._send(FrameType.READY, Ready(state_digest(to_wire(state))))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 
-from livemig.errors import InternalError
+from livemig.errors import InternalError, ProcessGone
 from livemig.layout import free_hole
 from livemig.model import Mapping
 from livemig.stub.runner import SIZE, Stub
@@ -47,11 +49,13 @@ class Held:
         self.memory = Memory(pid)
         self.channel: socket.socket | None = None
         self.streams: list[int] = []
+        self._attached = False
         self._channel_number = -1
 
     def take(self, avoid: Sequence[Mapping] = ()) -> None:
         """Stop the process, put the stub in a hole that ``avoid`` leaves, drop all other memory."""
         self.tracee.attach()
+        self._attached = True
         self.tracee.stop()
         self.stub = self._place(self._syscall_address(), avoid)
         table = self.stub.table()
@@ -178,11 +182,18 @@ class Held:
 
     def release(self) -> None:
         """End tracing; the process must be frozen by its cgroup, or it runs."""
+        self._attached = False
         self.tracee.detach()
         self.close()
 
     def close(self) -> None:
-        """Close what this side holds; a process that is still traced dies with its tracer."""
+        """Close what this side holds; a process that was not released is ended, and reaped.
+
+        Its parent, Docker's shim, learns of the end of a traced process only after its tracer.
+        """
+        if self._attached:
+            self._attached = False
+            self._end()
         if self.channel is not None:
             self.channel.close()
             self.channel = None
@@ -190,3 +201,9 @@ class Held:
             self.memory.close()
             os.close(self.pidfd)
             self.pidfd = -1
+
+    def _end(self) -> None:
+        with suppress(ProcessLookupError, ProcessGone):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            while True:
+                self.tracee.wait()

@@ -42,9 +42,10 @@ _SECCOMP_SET_MODE_FILTER = 1
 _BILLION = 1_000_000_000
 
 
-def rebuild(held: Held, process: Process, image: Image, root: int) -> None:
+def rebuild(held: Held, process: Process, image: Image, root: int, filters: int = 0) -> None:
     """Turn ``held`` into ``process``, but for its registers; ``root`` is the container's root.
 
+    The first ``filters`` seccomp filters of the process are in force already.
     Raises OSError that names the failing step, NotCarried, StateMismatch.
     """
     with opened_descriptions(image, root) as opened:
@@ -55,7 +56,7 @@ def rebuild(held: Held, process: Process, image: Image, root: int) -> None:
     _set_signals(held, process)
     for thread in process.threads:
         _set_thread(held, process, thread)
-    _set_identity(held, process)
+    _set_identity(held, process, filters)
 
 
 def _set_places(held: Held, process: Process, image: Image, root: int) -> None:
@@ -176,13 +177,13 @@ def _set_thread(held: Held, process: Process, thread: Thread) -> None:
     held.stub.run(table)
 
 
-def _set_identity(held: Held, process: Process) -> None:
+def _set_identity(held: Held, process: Process, filters: int) -> None:
     wanted = process.credentials
     table = held.stub.table()
     for number in range(64):
         if (_bounding(held.pid) & ~wanted.bounding) >> number & 1:
             table.call(f"dropping capability {number}", NR_PRCTL, PR_CAPBSET_DROP, number)
-    _add_filters(table, held, wanted)
+    _add_filters(table, held, wanted, filters)
     groups = table.place(struct.pack(f"={len(wanted.groups)}I", *wanted.groups))
     table.call("setgroups", NR_SETGROUPS, len(wanted.groups), groups)
     table.call("prctl PR_SET_KEEPCAPS", NR_PRCTL, PR_SET_KEEPCAPS, 1)
@@ -215,14 +216,14 @@ def _add_capabilities(table: Table, inheritable: int, permitted: int, effective:
     table.call("capset", NR_CAPSET, header, table.place(struct.pack("=6I", *words)))
 
 
-def _add_filters(table: Table, held: Held, wanted: Credentials) -> None:
-    present = seccomp_filters(held.pid)
-    if wanted.seccomp_filters[: len(present)] != present:
+def _add_filters(table: Table, held: Held, wanted: Credentials, filters: int) -> None:
+    present = len(seccomp_filters(held.pid))
+    if present != filters or len(wanted.seccomp_filters) < filters:
         raise StateMismatch(
-            f"process {held.pid}: Docker gave the container another seccomp profile on the target",
-            hint="give both Docker engines the same default seccomp profile",
+            f"process {held.pid} has {present} seccomp filters, where {filters} of the source's "
+            f"{len(wanted.seccomp_filters)} were to be in force",
         )
-    for program in wanted.seccomp_filters[len(present) :]:
+    for program in wanted.seccomp_filters[filters:]:
         place = table.place(struct.pack("=HxxxxxxQ", len(program) // 8, table.place(program)))
         table.call("seccomp", NR_SECCOMP, _SECCOMP_SET_MODE_FILTER, 0, place)
 

@@ -1,0 +1,84 @@
+"""The main job: the recorder moves between two Docker engines while somebody types into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import NothingLeft
+from tests.docker.moves import Pair, inspect, move, set_up
+from tests.hosts import Host, leaks, snapshot
+from tests.typist import Typist
+
+pytestmark = pytest.mark.docker
+
+NAME = "moving"
+MODES = ("live", "stop-and-copy")
+
+
+@pytest.fixture
+def pair(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterator[Pair]:
+    set_up(hosts)
+    nothing_left.ignore("images")
+    yield hosts
+    for host in hosts:
+        host.run(["docker", "rm", "-f", NAME], check=False)
+
+
+def start(host: Host, image: str, *options: str, docker: tuple[str, ...] = ()) -> None:
+    host.run(["docker", "run", "-d", "-i", "--name", NAME, *docker, image, *options])
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("mode", MODES)
+def test_ten_times_there_and_back_under_typing(pair: Pair, recorder_image: str, mode: str) -> None:
+    empty = {host.name: snapshot(host) for host in pair}
+    start(pair[0], recorder_image)
+    with Typist(pair, NAME, every=0.002) as typist:
+        typist.wait_for(50)
+        for trip in range(20):
+            source, target = pair[trip % 2], pair[1 - trip % 2]
+            summary = move(source, NAME, target, "--mode", mode, "--verify")
+            assert summary["mode"] == mode
+            typist.wait_for(20)
+            assert "heap=intact" in typist.verify()
+            left = leaks(empty[source.name], snapshot(source))
+            left.pop("images", None)
+            assert not left, f"trip {trip}: left on {source.name}: {left}"
+        assert typist.moves == 20
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_arrived_is_a_container_like_any_other(
+    pair: Pair, recorder_image: str, mode: str
+) -> None:
+    source, target = pair
+    start(source, recorder_image, docker=("--restart", "unless-stopped", "-e", "COLOUR=blue"))
+    source.run(["docker", "exec", NAME, "sh", "-c", "echo kept > /tmp/file; rm /etc/passwd"])
+    before = inspect(source, NAME)
+    with Typist(pair, NAME, every=0) as typist:
+        typist.wait_for(100)
+        move(source, NAME, target, "--mode", mode)
+        typist.wait_for(10)
+        after = inspect(target, NAME)
+        target.run(["docker", "pause", NAME])
+        assert inspect(target, NAME)["State"]["Paused"]
+        target.run(["docker", "unpause", NAME])
+        typist.wait_for(10)
+    for field in ("Path", "Args", "Image", "Name", "AppArmorProfile"):
+        assert after[field] == before[field]
+    assert after["Config"] == before["Config"]
+    assert after["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+    assert after["State"]["Status"] == "running"
+    diff = target.run(["docker", "diff", NAME]).stdout.splitlines()
+    assert sorted(diff) == ["A /tmp/file", "C /etc", "C /tmp", "D /etc/passwd"]
+    assert target.run(["docker", "exec", NAME, "cat", "/tmp/file"]).stdout == "kept\n"
+    assert "ok " in target.run(["docker", "logs", NAME]).stdout
+    target.run(["docker", "restart", "-t", "1", NAME])
+    assert inspect(target, NAME)["State"]["Running"]
+    assert target.run(["docker", "exec", NAME, "cat", "/tmp/file"]).stdout == "kept\n"
+    command = target.run(["docker", "exec", NAME, "cat", "/proc/1/cmdline"]).stdout
+    assert command.startswith("/usr/local/bin/recorder")
+    target.run(["docker", "stop", "-t", "1", NAME])
+    assert not inspect(target, NAME)["State"]["Running"]
