@@ -139,6 +139,8 @@ def _detach() -> None:
 def _source(request: MoveRequest, client: Link) -> None:
     from docker_livemig import source  # noqa: PLC0415  heavy: greet first
 
+    if request.docker_host:
+        os.environ["DOCKER_HOST"] = request.docker_host
     source.run(request, client)
 
 
