@@ -8,6 +8,7 @@ PYTHON ?= python3
 PREFIX ?= /usr/local
 VENV := .venv
 PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 PYTEST := PYTHONUNBUFFERED=1 $(PY) -m pytest -v
 TESTS ?= tests
 
@@ -32,7 +33,7 @@ venv: $(VENV)/.stamp ## Make the virtual environment
 $(VENV)/.stamp: pyproject.toml
 	@PYTHON=$(PYTHON) tests/hosts/deps.sh --only-venv
 	@[ -x $(PY) ] || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(PIP) --editable '.[dev]' 2>$(VENV)/pip.log || { cat $(VENV)/pip.log >&2; exit 1; }
 	@touch $@
 
 .PHONY: stub

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from tests.conftest import NothingLeft
 from tests.hosts import Host, HostsError, cut, leaks, restart, snapshot, state_root
 from tests.hosts import cgroups as host_cgroups
+from tests.hosts.config import REPO
 
 pytestmark = pytest.mark.docker
 
@@ -163,6 +165,23 @@ def test_what_a_killed_run_left_is_cleared_by_the_next(tmp_path: Path) -> None:
     assert second.returncode == 0
     assert [entry.name for entry in (tmp_path / "hosts").iterdir()] == ["lock"]
     assert list(host_cgroups.roots(cgroup)) == []
+
+
+def test_a_repository_below_tmp_is_seen_by_the_hosts(tmp_path: Path) -> None:
+    """Though a host has a /tmp of its own."""
+    repo = tmp_path / "repo"
+    shutil.copytree(REPO / "tests", repo / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    script = "from tests.hosts import *\nwith two_hosts() as (a, b):\n print(a.run(['ls', REPO]))"
+    done = subprocess.run(
+        [sys.executable, "-c", script.replace("REPO", repr(str(repo)))],
+        cwd=repo,
+        env={**os.environ, "LIVEMIG_HOSTS_DIR": str(tmp_path / "hosts")},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert "stdout='tests\\n'" in done.stdout, done.stdout + done.stderr
 
 
 def _line(process: subprocess.Popen[str]) -> str:

@@ -82,7 +82,8 @@ def _kept_in_sight(config: HostConfig) -> Iterator[None]:
     yield
     for path, fd in fds.items():
         Path(path).mkdir(parents=True, exist_ok=True)
-        _mount("--bind", f"/proc/self/fd/{fd}", path, pass_fds=(fd,))
+        # As it stands: made canonical, it would be the new, empty directory of the same name.
+        _mount("--no-canonicalize", "--bind", f"/proc/self/fd/{fd}", path, pass_fds=(fd,))
         os.close(fd)
 
 
