@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import struct
+from dataclasses import fields
+from pathlib import Path
 
 import msgpack  # type: ignore[import-untyped]
 import pytest
@@ -10,6 +13,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from docker_livemig.requests import Hello, MoveRequest, MoveSummary, Progress, RoundStat
 from livemig.errors import ProtocolError, VersionMismatch
 from livemig.frames import (
     HEADER_SIZE,
@@ -127,6 +131,7 @@ def test_byte_by_byte() -> None:
         (raw(body=b"\xc0\xc0"), "body of HELLO cannot be read"),
         (raw(body=b"\x81\x01\x02"), "int is not allowed for map key"),
         (raw(body=b"\xa1\xff"), "body of HELLO cannot be read"),
+        (raw(body=b"\xc7\x00\x05"), "extension type 5"),
         (raw(body=b"\xd4\x05\x00"), "body of HELLO cannot be read"),
         (raw(body=b"\x91" * 5000 + b"\xc0"), "body of HELLO cannot be read"),
         (raw(body=b"\xdd\xff\xff\xff\xff"), "body of HELLO cannot be read"),
@@ -167,3 +172,16 @@ def test_what_is_too_large_is_not_sent() -> None:
         encode(FrameType.PAGES, None, [bytes(MAX_PAYLOAD), b"x"])
     with pytest.raises(ProtocolError, match="body of STATE"):
         encode(FrameType.STATE, bytes(MAX_BODY))
+
+
+def test_the_specification_lists_every_type() -> None:
+    text = (Path(__file__).resolve().parents[2] / "PROTOCOL.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \|", text, re.MULTILINE)
+    assert {name: int(value) for value, name in rows} == {t.name: t.value for t in FrameType}
+
+
+@pytest.mark.parametrize("cls", [Hello, MoveRequest, Progress, MoveSummary, RoundStat])
+def test_the_specification_names_every_field(cls: type) -> None:
+    text = (Path(__file__).resolve().parents[2] / "PROTOCOL.md").read_text()
+    for field in fields(cls):
+        assert f"`{field.name}`" in text

@@ -239,6 +239,17 @@ def test_send_blocks_when_much_is_queued_and_wakes_when_the_link_dies(bare: Bare
     assert isinstance(caught[0], LinkLost)
 
 
+def test_flush_does_not_take_death_for_success(bare: Bare) -> None:
+    bare.link.send(FrameType.PAGES, None, bytes(4 * MIB))
+    timer = threading.Timer(0.1, bare.hang_up)
+    timer.start()
+    with pytest.raises(LinkLost, match="target closed the link"):
+        bare.link.flush(5)
+    timer.join()
+    with pytest.raises(LinkLost, match="target closed the link"):
+        bare.link.flush(5)
+
+
 def test_what_is_not_received_is_not_read(links: tuple[Link, Link]) -> None:
     one, two = links
     done = threading.Event()

@@ -192,6 +192,20 @@ def test_a_starter_that_vanishes_is_no_defect(served: Served) -> None:
     assert not peer.LOG.exists()
 
 
+def test_the_engine_that_the_client_named_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    from docker_livemig import source  # noqa: PLC0415  as the peer does
+
+    monkeypatch.setenv("DOCKER_HOST", "unix:///run/first.sock")
+    seen = []
+    monkeypatch.setattr(source, "run", lambda *_: seen.append(os.environ["DOCKER_HOST"]))
+    ours, theirs = (sock.detach() for sock in socket.socketpair())
+    with Link(theirs, theirs, name="x") as link:
+        peer._source(MoveRequest("web", "b"), link)
+        peer._source(MoveRequest("web", "b", docker_host="unix:///run/second.sock"), link)
+    os.close(ours)
+    assert seen == ["unix:///run/first.sock", "unix:///run/second.sock"]
+
+
 def test_who_is_not_root_goes_through_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
     class Left(Exception):
         pass
@@ -250,6 +264,7 @@ def test_a_program_that_is_not_there() -> None:
 def test_a_peer_that_vanishes_later_is_a_lost_link() -> None:
     other = start_fake("vanish")
     assert other.hello.host == "fake"
+    assert os.getsid(other.process.pid) == other.process.pid  # no Ctrl-C reaches it
     other.link.send(FrameType.PREPARE)
     with pytest.raises(errors.LinkLost, match="b closed the link"):
         other.link.receive(5)
