@@ -88,6 +88,7 @@ bench: build ## Measure downtime, total time and bytes (BENCH_JSON=FILE for the 
 .PHONY: install
 install: stub ## Install the plugin and its runtime on this machine (PREFIX=/usr/local)
 	@PYTHON=$(PYTHON) tests/hosts/deps.sh --only-venv
+	rm -rf build/lib build/bdist.*
 	$(PYTHON) -m venv $(LIBDIR)
 	$(LIBDIR)/bin/python -m pip install --quiet --disable-pip-version-check .
 	install -D -m 0755 plugin/docker_livemig/livemig-runc $(PREFIX)/bin/livemig-runc
