@@ -70,6 +70,10 @@ class Entry:
         return not (self.is_dir or self.mark == "whiteout")
 
 
+# Removed is removed: overlayfs lets all whiteouts share an inode, whose times say nothing.
+_REMOVED = Entry(stat.S_IFCHR, 0, 0, 0, 0, "whiteout")
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The writable layer at one time: its files by path, parents first."""
@@ -170,7 +174,7 @@ class _Scanner:
         if known and known.ctime_ns >= 0 and replace(known, mark="") == entry:
             entry = known
         elif stat.S_ISCHR(mode) and status.st_rdev == 0:
-            entry = replace(entry, mark="whiteout")
+            entry = _REMOVED
         elif stat.S_ISDIR(mode) or stat.S_ISREG(mode):
             entry = _with_overlay(entry, path, access)
         self.found[path] = entry
@@ -184,7 +188,7 @@ def _with_overlay(entry: Entry, path: str, access: str | int) -> Entry:
         if name in _REFUSED:
             raise NotCarried(f"/{path} {_REFUSED[name]}", hint="write the file anew")
     if f"{_OVERLAY}whiteout" in names:
-        return replace(entry, mark="whiteout")
+        return _REMOVED
     if entry.is_dir and f"{_OVERLAY}opaque" in names:
         opaque = os.getxattr(access, f"{_OVERLAY}opaque") == b"y"  # "x": has whiteouts in it
         return replace(entry, mark="opaque" if opaque else "")
