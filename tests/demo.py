@@ -136,7 +136,9 @@ def _say(text: str) -> None:
 
 
 def _one_line(problem: BaseException) -> str:
-    return " | ".join(str(problem).split("\n")).strip()
+    """Return what failed, and the last thing that was said about it."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return ": ".join(dict.fromkeys([*lines[:1], *lines[-1:]])) or repr(problem)
 
 
 def _too_late(_signal: int, _frame: FrameType | None) -> NoReturn:

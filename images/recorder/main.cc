@@ -133,18 +133,19 @@ private:
 			say("ok " + std::to_string(numbers_.count()) + ' ' +
 			    std::to_string(number) + ' ' + std::to_string(rank));
 		} else {
-			report();
-			if (number < 0)
-				ticker_.forget();
+			report(number < 0);
 		}
 	}
 
-	void report()
+	void report(bool anew)
 	{
 		const std::string gap = ticker_.on() ? ' ' + ticker_.report() : "";
 		const char *heap = heap_.intact() ? " heap=intact" : " heap=damaged";
-		say(numbers_.report() + heap + gap);
+		// Before it is said: who reads it may stop this program at once.
 		ticker_.pause();
+		if (anew)
+			ticker_.forget();
+		say(numbers_.report() + heap + gap);
 	}
 
 	static void say(const std::string &line)

@@ -83,20 +83,23 @@ def test_a_damaged_heap_is_noticed(host: Host) -> None:
 
 def test_a_stop_shows_as_a_gap_between_ticks(host: Host) -> None:
     with _started(host, "--tick", "/ticks") as (pid, stdin, stdout):
-        assert _gap(_asked(stdin, stdout, "-1")) < 200_000
+        quiet = _gap(_asked(stdin, stdout, "-1"))
         os.kill(pid, signal.SIGSTOP)
-        time.sleep(0.3)
+        time.sleep(1)
         os.kill(pid, signal.SIGCONT)
-        assert 290_000 < _gap(_asked(stdin, stdout, "-1")) < 600_000
+        stopped = _gap(_asked(stdin, stdout, "-1"))
         os.kill(pid, signal.SIGUSR1)
-        assert _gap(stdout.readline()) < 200_000
+        anew = _gap(stdout.readline())
+    # Other programs may hold it up too, but not for as long.
+    assert quiet < 990_000 <= stopped < 5_000_000
+    assert anew < 990_000
 
 
 def test_ticks_come_each_millisecond(host: Host) -> None:
     with _started(host, "--tick", "-") as (_, _, stdout):
         times = [int(stdout.readline().split()[1]) for _ in range(500)]
     assert times == sorted(times)
-    assert times[-1] - times[0] < 499 * 1_000_000 * 4
+    assert 499 * 1_000_000 * 0.5 < times[-1] - times[0] < 499 * 1_000_000 * 10
 
 
 def test_the_base_is_a_layer_of_its_own(host: Host, hosts: Pair) -> None:
@@ -115,10 +118,12 @@ def _started(host: Host, *options: str) -> Iterator[tuple[int, IO[str], IO[str]]
     with host.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        pid = host.run(["docker", "inspect", "-f", "{{.State.Pid}}", "tried"]).stdout
-        yield host.outer_pid(int(pid)), process.stdin, process.stdout
-        host.run(["docker", "rm", "-f", "tried"])
+        try:
+            assert process.stdout.readline() == "ready\n"
+            pid = host.run(["docker", "inspect", "-f", "{{.State.Pid}}", "tried"]).stdout
+            yield host.outer_pid(int(pid)), process.stdin, process.stdout
+        finally:
+            host.run(["docker", "rm", "-f", "tried"])
 
 
 def _asked(stdin: IO[str], stdout: IO[str], line: str) -> str:

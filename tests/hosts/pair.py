@@ -79,21 +79,16 @@ def bring_up(*, plugin: bool = True, setup: bool = False) -> Pair:
             for host in pair:
                 host.run(["docker", "livemig", "setup"])
     except BaseException:
-        bring_down(keep_logs=True)
+        bring_down()
         raise
     return pair
 
 
-def bring_down(*, keep_logs: bool = False) -> None:
+def bring_down() -> None:
     """End both hosts and remove what they kept; nothing happens when there is nothing."""
     for host in _pair():
         host.kill()
-        if host.dir.exists():
-            for entry in host.dir.iterdir():
-                if not (keep_logs and entry.name == "log"):
-                    _remove(entry)
-    if not keep_logs:
-        _remove_all(state_root())
+    _remove_all(state_root())
 
 
 def restart(host: Host) -> None:
