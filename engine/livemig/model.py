@@ -205,3 +205,16 @@ class Image:
     clocks: Clocks
     stdin: bytes = b""
     stdin_ended: bool = False
+
+
+@dataclass(frozen=True)
+class RoundStat:
+    """One round: its pages, and how they went (zero, as a delta, whole); bytes on the link, ms."""
+
+    number: int
+    pages: int
+    zero: int = 0
+    delta: int = 0
+    whole: int = 0
+    bytes: int = 0
+    millis: float = 0.0

@@ -13,9 +13,9 @@ from livemig.extract import extract_process
 from livemig.extract.files import Descriptions
 from livemig.freezer import Freezer
 from livemig.infect import borrow, find_gadgets, infected
-from livemig.model import Clocks, Image, Process, Role
+from livemig.model import Clocks, Image, Process, Role, RoundStat
 from livemig.pagemap import Pagemap
-from livemig.rounds import MemorySource, RoundStat, Send
+from livemig.rounds import MemorySource, Send
 from livemig.stdin import UnreadInput, find_stream
 from livemig.system import procfs
 from livemig.system.memory import Memory

@@ -21,6 +21,7 @@ from livemig.system.uffd import (
     PAGE_IS_PFNZERO,
     PAGE_IS_PRESENT,
     PAGE_IS_SWAPPED,
+    PAGE_IS_WRITTEN,
     Scanner,
 )
 
@@ -53,26 +54,29 @@ class Pagemap:
 
     def private_pages(self, mappings: Iterable[Mapping]) -> list[Span]:
         """Return the address ranges whose pages belong to the process alone."""
-        spans: list[Span] = []
-        for mapping in carried(mappings):
-            if self.can_scan:
-                spans += self._scan(mapping)
-            else:
-                spans += self._read(mapping)
-        return merged(spans)
+        look = self.private if self.can_scan else self._read
+        return merged(
+            span for mapping in carried(mappings) for span in look((mapping.start, mapping.end))
+        )
 
-    def _scan(self, mapping: Mapping) -> list[Span]:
+    def private(self, span: Span, *, written: bool = False, protect: bool = False) -> list[Span]:
+        """Return the pages of ``span`` that belong to the process alone, by PAGEMAP_SCAN.
+
+        With ``written`` only those that were written since they were protected; ``protect``
+        protects what is returned.
+        """
         regions = self.scanner.scan(
-            mapping.start,
-            mapping.end,
+            *span,
+            required=PAGE_IS_WRITTEN if written else 0,
             inverted=PAGE_IS_FILE | PAGE_IS_PFNZERO,
             any_of=PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            protect=protect,
         )
         return [(region.start, region.end) for region in regions]
 
-    def _read(self, mapping: Mapping) -> list[Span]:
+    def _read(self, span: Span) -> list[Span]:
         spans: list[Span] = []
-        first, last = mapping.start // PAGE_SIZE, mapping.end // PAGE_SIZE
+        first, last = span[0] // PAGE_SIZE, span[1] // PAGE_SIZE
         for start in range(first, last, _ENTRIES):
             count = min(_ENTRIES, last - start)
             entries = np.frombuffer(os.pread(self.descriptor, count * 8, start * 8), np.uint64)

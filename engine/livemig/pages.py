@@ -1,8 +1,8 @@
 """Pages on their way: as zero, as a delta against what the target holds, or whole.
 
-A batch is a description (runs of pages of one kind) and one lz4 block that holds deltas and whole
-pages one after the other. A delta is the exclusive or of old and new content: nearly all zeros, so
-that lz4 leaves little of it.
+A batch is a description (runs of pages of one kind: zeros first, then deltas, then whole pages)
+and one lz4 block that holds the deltas and the whole pages in that order. A delta is the exclusive
+or of old and new content: nearly all zeros, so that lz4 leaves little of it.
 """
 
 from __future__ import annotations
@@ -128,33 +128,38 @@ class Packer:
         count = len(addresses)
         pages = np.frombuffer(data, np.uint64, count * PAGE_SIZE // 8).reshape(count, -1)
         kinds = np.where(pages.any(axis=1), int(PageKind.WHOLE), int(PageKind.ZERO))
-        content = pages
-        if repeated:
-            content = self._apply_deltas(addresses, data, pages, kinds)
-        sent = kinds != int(PageKind.ZERO)
-        unpacked = content[sent].tobytes() if not sent.all() else content.data.cast("B")
-        payload: Any = lz4.block.compress(unpacked, store_size=False) if len(unpacked) else b""
+        deltas = self._find_deltas(addresses, data, pages, kinds) if repeated else pages[:0]
+        whole = kinds == int(PageKind.WHOLE)
+        content = pages if whole.all() else np.concatenate((deltas, pages[whole]))
+        unpacked = content.data.cast("B") if content.size else memoryview(b"")
+        payload: Any = lz4.block.compress(unpacked, store_size=False) if unpacked else b""
         packed = len(payload) < len(unpacked)
         if not packed:
             payload = unpacked
         self._count(kinds, len(payload))
-        runs = tuple(_runs(addresses, kinds.tolist()))
+        order = np.argsort(kinds, kind="stable").tolist()
+        places = [addresses[index] for index in order]
+        runs = tuple(_runs(places, kinds[order].tolist()))
         return Batch(self._pid, runs, len(unpacked), packed), payload
 
-    def _apply_deltas(self, addresses: list[int], data: bytearray, pages: Any, kinds: Any) -> Any:
-        content = pages
+    def _find_deltas(self, addresses: list[int], data: bytearray, pages: Any, kinds: Any) -> Any:
+        """Mark in ``kinds`` the pages that go as deltas, and return these in their order."""
+        copies = [self._cache.get(address) for address in addresses]
         for index, address in enumerate(addresses):
-            old = self._cache.get(address)
-            if old is not None and kinds[index] != int(PageKind.ZERO):
-                delta = pages[index] ^ np.frombuffer(old, np.uint64)
-                if np.count_nonzero(delta.view(np.uint8)) <= _DELTA_BYTES:
-                    if content is pages:
-                        content = pages.copy()
-                    content[index] = delta
-                    kinds[index] = int(PageKind.DELTA)
             start = index * PAGE_SIZE
             self._cache.put(address, bytes(data[start : start + PAGE_SIZE]))
-        return content
+        known = [
+            index
+            for index, copy in enumerate(copies)
+            if copy is not None and kinds[index] != int(PageKind.ZERO)
+        ]
+        if not known:
+            return pages[:0]
+        old = b"".join(copy for index in known if (copy := copies[index]) is not None)
+        deltas = pages[known] ^ np.frombuffer(old, np.uint64).reshape(len(known), -1)
+        small = np.count_nonzero(deltas.view(np.uint8), axis=1) <= _DELTA_BYTES
+        kinds[np.array(known)[small]] = int(PageKind.DELTA)
+        return deltas[small]
 
     def _count(self, kinds: Any, payload: int) -> None:
         zero, delta, whole = np.bincount(kinds, minlength=3).tolist()

@@ -17,7 +17,7 @@ from livemig.extract import mapped_files, read_layout
 from livemig.frames import FrameType
 from livemig.intervals import Span, intersect, merged, subtract, total
 from livemig.layout import difference
-from livemig.model import Layout, MappedFile
+from livemig.model import Layout, MappedFile, RoundStat
 from livemig.pagemap import Pagemap
 from livemig.pages import DeltaCache, Packer, batches
 from livemig.system.memory import PAGE_SIZE, Memory, read_ranges
@@ -44,19 +44,6 @@ class RoundEnd:
     dropped: tuple[Span, ...] = ()
 
 
-@dataclass(frozen=True)
-class RoundStat:
-    """What one round sent: pages by kind, bytes of pages on the link, milliseconds."""
-
-    number: int
-    pages: int
-    zero: int
-    delta: int
-    whole: int
-    bytes: int
-    millis: float
-
-
 class MemorySource:
     """Sends one process's memory through ``send`` (frame type, body, payload)."""
 
@@ -80,7 +67,7 @@ class MemorySource:
 
     def waiting(self) -> int:
         """Return the bytes of pages that the next round would find written."""
-        return self._tracker.peek(self._layout.mappings)
+        return self._tracker.peek(self._layout.mappings, self._ledger)
 
     def round(self, send: Send, *, frozen: bool = False) -> RoundStat:
         """Send what was written since the last round, all of it in the first.
@@ -92,14 +79,10 @@ class MemorySource:
         self.number += 1
         packer = Packer(self._container_pid, self._cache)
         self._send_layout(send)
-        spans = self._tracker.written(self._layout.mappings, frozen=frozen)
-        dropped: list[Span] = []
-        if frozen:
-            private = self._pagemap.private_pages(self._layout.mappings)
-            dropped = subtract(self._ledger, private)
-            spans = intersect(merged([*spans, *subtract(private, self._ledger)]), private)
-            self._ledger = subtract(self._ledger, dropped)
-            self._cache.drop(dropped)
+        found = self._tracker.written(self._layout.mappings, self._ledger, frozen=frozen)
+        spans = found.pages
+        self._ledger = subtract(self._ledger, found.gone)
+        self._cache.drop(found.gone)
         repeated = intersect(spans, self._ledger)
         for part, again in ((repeated, True), (subtract(spans, repeated), False)):
             for batch in batches(part):
@@ -107,7 +90,7 @@ class MemorySource:
         self._ledger = merged([*self._ledger, *spans])
         send(
             FrameType.ROUND_END,
-            to_wire(RoundEnd(self.number, self._container_pid, tuple(dropped))),
+            to_wire(RoundEnd(self.number, self._container_pid, tuple(found.gone))),
             b"",
         )
         counts = packer.counts

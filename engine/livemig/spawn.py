@@ -12,7 +12,8 @@ import select
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -113,20 +114,31 @@ def spawn(
     account whose user, group and supplementary groups the child takes (needs root). Raises OSError
     where the program cannot be started.
     """
-    popen = subprocess.Popen(
-        list(argv),
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        close_fds=True,
-        start_new_session=new_session,
-        env=None if env is None else dict(env),
-        cwd=cwd,
-        user=user,
-        group=None if user is None else _group_of(user),
-        extra_groups=None if user is None else os.getgrouplist(user, _group_of(user)),
-    )
+    with _unblocked():
+        popen = subprocess.Popen(
+            list(argv),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            close_fds=True,
+            start_new_session=new_session,
+            env=None if env is None else dict(env),
+            cwd=cwd,
+            user=user,
+            group=None if user is None else _group_of(user),
+            extra_groups=None if user is None else os.getgrouplist(user, _group_of(user)),
+        )
     return Process(popen)
+
+
+@contextmanager
+def _unblocked() -> Iterator[None]:
+    """Let a child start with SIGCHLD unblocked, which a tracer keeps blocked for itself."""
+    previous = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def run(
@@ -141,14 +153,15 @@ def run(
     Raises TimeoutError when it takes longer than ``timeout`` s (it is killed then), OSError where
     it cannot be started.
     """
-    popen = subprocess.Popen(
-        list(argv),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        close_fds=True,
-        env=None if env is None else dict(env),
-    )
+    with _unblocked():
+        popen = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            close_fds=True,
+            env=None if env is None else dict(env),
+        )
     with popen:
         try:
             out, err = popen.communicate(stdin, timeout)

@@ -17,7 +17,7 @@ from livemig.system import ptrace
 from livemig.system.ptrace import Registers
 
 _WALL = 0x40000000
-_SLICE = 0.05  # seconds; bounds the wait where another thread took the SIGCHLD
+_SLICE = 0.01  # seconds; bounds the wait where another thread took the SIGCHLD
 NR_RESTART_SYSCALL = 219
 ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 512, 513, 514, 516
 _RESTART_SAME = (ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND)
@@ -39,6 +39,8 @@ def signed(value: int) -> int:
 
 def wait_stop(tid: int, timeout: float) -> Stop:
     """Wait until a traced thread has stopped.
+
+    SIGCHLD tells of it at once in a program whose threads all have it blocked.
 
     Raises ProcessGone where it ended (it is reaped, so that its parent sees it), and InternalError
     where it did not stop within ``timeout`` seconds.

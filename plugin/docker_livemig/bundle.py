@@ -34,5 +34,5 @@ def _sorted(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _sorted(each) for key, each in value.items()}
     if isinstance(value, list):
-        return sorted((_sorted(each) for each in value), key=lambda each: json.dumps(each))
+        return sorted((_sorted(each) for each in value), key=json.dumps)
     return value

@@ -45,6 +45,8 @@ def main(*, through_sudo: bool = False) -> int:
     if os.geteuid() != 0 and not through_sudo:
         _become_root()
     sys.setswitchinterval(_SWITCH_INTERVAL)
+    # Before any thread is there: what waits for a tracee must be the one that hears of it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     rfd, wfd = _take_stdio()
     _detach()
     caller = os.environ.get("SUDO_USER", "") if through_sudo else ""

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from livemig.model import RoundStat
+
+__all__ = ["Hello", "Mode", "MoveRequest", "MoveSummary", "Progress", "RoundStat"]
+
 Mode = Literal["live", "stop-and-copy"]
 
 
@@ -72,21 +76,11 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class RoundStat:
-    """One round: pages found, and how they went (zero, as a delta, whole), bytes on the link."""
-
-    number: int
-    pages: int
-    zero: int = 0
-    delta: int = 0
-    whole: int = 0
-    bytes: int = 0
-    millis: float = 0.0
-
-
-@dataclass(frozen=True)
 class MoveSummary:
-    """SUMMARY: what the move did. ``container_id`` is the new one, on the target."""
+    """SUMMARY: what the move did. ``container_id`` is the new one, on the target.
+
+    ``steps`` says how many milliseconds of the downtime each step took on the source.
+    """
 
     container: str
     container_id: str
@@ -99,4 +93,5 @@ class MoveSummary:
     downtime_ms: float = 0.0
     total_ms: float = 0.0
     sent_bytes: int = 0
+    steps: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -11,7 +11,7 @@ import os
 import time
 import uuid
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import xxhash
@@ -31,7 +31,7 @@ from docker_livemig.messages import (
     State,
     state_digest,
 )
-from docker_livemig.requests import MoveRequest, MoveSummary, RoundStat
+from docker_livemig.requests import MoveRequest, MoveSummary
 from docker_livemig.resolve import Resolved, refuse, resolve
 from docker_livemig.watch import ClientWatch
 from livemig.errors import (
@@ -45,7 +45,7 @@ from livemig.errors import (
 )
 from livemig.frames import FrameType
 from livemig.link import Link
-from livemig.model import Image
+from livemig.model import Image, RoundStat
 from livemig.outgoing import Outgoing
 from livemig.stdin import UnreadInput
 from livemig.wire import from_wire, to_wire
@@ -78,6 +78,7 @@ class Move:
     notes: list[str] = field(default_factory=list)
     downtime: float = 0.0
     layout: str = ""
+    steps: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> MoveSummary:
         """Go through all phases."""
@@ -190,12 +191,8 @@ class Move:
         started, sent = time.monotonic(), self._link.bytes_sent
         stat = self._outgoing.round(self._link.send)
         self._link.expect(FrameType.ROUND_DONE, timeout=_ANSWER)
-        result = RoundStat(
-            number=stat.number,
-            pages=stat.pages,
-            zero=stat.zero,
-            delta=stat.delta,
-            whole=stat.whole,
+        result = replace(
+            stat,
             bytes=self._link.bytes_sent - sent,
             millis=(time.monotonic() - started) * 1000,
         )
@@ -204,22 +201,28 @@ class Move:
 
     def _freeze(self) -> Image:
         self.watch.report("freeze", "freezing the container")
-        self._frozen_at = time.monotonic()
+        self._frozen_at = self._last_step = time.monotonic()
         self._outgoing.freeze()
+        self._step("stop")
         manifest = rootfs.scan(self._spec.upper_dir, self._manifest)
         if changes := rootfs.changed(self._manifest, manifest):
             self._send_files(rootfs.pack(self._spec.upper_dir, changes))
+        self._step("files")
         self._round()
+        self._step("last round")
         self._digests = self._digest_pages() if self.request.verify else ()
         return self._outgoing.extract()
 
     def _send_state(self, image: Image) -> None:
+        self._step("extract")
         body = to_wire(State(image, self._digests))
         self._link.send(FrameType.STATE, body)
         self._stdin = self._outgoing.seal()
+        self._step("seal")
         ready = self._expect(FrameType.READY, Ready)
         if ready.state != state_digest(body):
             raise StateMismatch("the target built another state than was sent")
+        self._step("rebuild")
 
     def _digest_pages(self) -> tuple[PageDigest, ...]:
         return tuple(
@@ -244,6 +247,7 @@ class Move:
         self.watch.commit()
         self._journal.append("committed", container=self._spec.id, host=self.request.host)
         self._undo.pop_all()
+        self._step("commit")
         try:
             self._link.send(FrameType.COMMIT)
             running = self._expect(FrameType.RUNNING, Running)
@@ -253,6 +257,7 @@ class Move:
                 f"not confirm that it runs there ({error.message})",
                 hint=f"look there: `docker ps`; the copy here stays frozen; move {self.move_id}",
             ) from error
+        self._step("switch")
         self.downtime = (time.monotonic() - self._frozen_at) * 1000
         return running
 
@@ -283,6 +288,11 @@ class Move:
 
     # Details
 
+    def _step(self, name: str) -> None:
+        now = time.monotonic()
+        self.steps[name] = (now - self._last_step) * 1000
+        self._last_step = now
+
     def _send(self, kind: FrameType, body: object) -> None:
         self._link.send(kind, to_wire(body))
 
@@ -302,5 +312,6 @@ class Move:
             downtime_ms=self.downtime,
             total_ms=(time.monotonic() - self._started) * 1000,
             sent_bytes=self._link.bytes_sent,
+            steps=self.steps,
             notes=self.notes,
         )

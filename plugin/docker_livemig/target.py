@@ -6,6 +6,7 @@ before READY; after READY only the source's word, COMMIT or ABORT, ends the wait
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any

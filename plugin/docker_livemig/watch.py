@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 
-from docker_livemig.requests import Progress, RoundStat
+from docker_livemig.requests import Progress
 from livemig.errors import Cancelled, LivemigError
 from livemig.frames import FrameType
 from livemig.link import Link
+from livemig.model import RoundStat
 from livemig.wire import to_wire
 
 

@@ -49,45 +49,53 @@ class PageWriter:
         return writable
 
     def apply(self, batch: Batch, payload: bytes | memoryview) -> None:
-        """Write the pages of one frame."""
-        data = unpack(batch, payload)
-        view = memoryview(data)
+        """Write the pages of one frame; ProtocolError where it is not what PROTOCOL.md says."""
+        data = memoryview(unpack(batch, payload))
+        if [kind for _, _, kind in batch.runs] != sorted(kind for _, _, kind in batch.runs):
+            raise ProtocolError("the runs of a PAGES frame are not in the order of their kinds")
         place = 0
-        direct: list[tuple[int, int]] = []
-        first = 0
-        for address, count, kind in batch.runs:
-            length = count * PAGE_SIZE
-            writable = self._writable(address, length)
-            self.pages += count
-            if kind is PageKind.WHOLE and writable:
-                direct.append((address, length))
-                place += length
-                continue
-            self._write(direct, view[first:place])
-            direct = []
+        for kind in PageKind:
+            runs = [(start, count * PAGE_SIZE) for start, count, each in batch.runs if each is kind]
+            length = sum(size for _, size in runs)
+            self.pages += length // PAGE_SIZE
             if kind is PageKind.ZERO:
-                self._write_run(address, memoryview(_ZEROS)[:length], writable)
+                self._write_runs(runs, memoryview(_ZEROS)[:length])
+                continue
+            content = data[place : place + length]
+            place += length
+            self._write_runs(
+                runs, self._patched(runs, content) if kind is PageKind.DELTA else content
+            )
+
+    def _patched(self, runs: list[tuple[int, int]], deltas: memoryview) -> memoryview:
+        old = bytearray(len(deltas))
+        if runs and self._read(runs, old) < len(old):
+            raise ProtocolError(f"a delta for {runs[0][0]:#x} has no page to apply to")
+        new = np.frombuffer(old, np.uint64) ^ np.frombuffer(deltas, np.uint64)
+        return memoryview(new.tobytes())
+
+    def _read(self, runs: list[tuple[int, int]], buffer: bytearray) -> int:
+        if all(self._writable(address, length) for address, length in runs):
+            return read_ranges(self._held.pid, runs, buffer)
+        data = b"".join(self._held.memory.read(address, length) for address, length in runs)
+        buffer[:] = data
+        return len(data)
+
+    def _write_runs(self, runs: list[tuple[int, int]], content: memoryview) -> None:
+        """Write ``content`` over the runs, those that the process may not write to one by one."""
+        direct: list[tuple[int, int]] = []
+        place = first = 0
+        for address, length in runs:
+            if self._writable(address, length):
+                direct.append((address, length))
             else:
-                content: bytes | memoryview = view[place : place + length]
-                if kind is PageKind.DELTA:
-                    content = self._patched(address, view[place : place + length])
-                self._write_run(address, content, writable)
-                place += length
-            first = place
-        self._write(direct, view[first:place])
+                self._write(direct, content[first:place])
+                self._held.memory.write(address, content[place : place + length])
+                direct, first = [], place + length
+            place += length
+        self._write(direct, content[first:place])
 
-    def _patched(self, address: int, delta: memoryview) -> bytes:
-        old = bytearray(len(delta))
-        read_ranges(self._held.pid, [(address, len(delta))], old)
-        return (np.frombuffer(old, np.uint64) ^ np.frombuffer(delta, np.uint64)).tobytes()
-
-    def _write_run(self, address: int, content: bytes | memoryview, writable: bool) -> None:
-        if writable:
-            self._write([(address, len(content))], content)
-        else:
-            self._held.memory.write(address, content)
-
-    def _write(self, ranges: list[tuple[int, int]], content: bytes | memoryview) -> None:
+    def _write(self, ranges: list[tuple[int, int]], content: memoryview) -> None:
         if not ranges:
             return
         written = write_ranges(self._held.pid, ranges, content)

@@ -180,8 +180,9 @@ def _set_thread(held: Held, process: Process, thread: Thread) -> None:
 def _set_identity(held: Held, process: Process, filters: int) -> None:
     wanted = process.credentials
     table = held.stub.table()
+    full = int(procfs.read_status(held.pid)["CapBnd"], 16)
     for number in range(64):
-        if (_bounding(held.pid) & ~wanted.bounding) >> number & 1:
+        if (full & ~wanted.bounding) >> number & 1:
             table.call(f"dropping capability {number}", NR_PRCTL, PR_CAPBSET_DROP, number)
     _add_filters(table, held, wanted, filters)
     groups = table.place(struct.pack(f"={len(wanted.groups)}I", *wanted.groups))
@@ -189,7 +190,6 @@ def _set_identity(held: Held, process: Process, filters: int) -> None:
     table.call("prctl PR_SET_KEEPCAPS", NR_PRCTL, PR_SET_KEEPCAPS, 1)
     table.call("setresgid", NR_SETRESGID, *wanted.gids[:3])
     table.call("setresuid", NR_SETRESUID, *wanted.uids[:3])
-    full = _bounding(held.pid)
     _add_capabilities(table, wanted.inheritable, full & wanted.bounding, full & wanted.bounding)
     table.call("prctl PR_SET_SECUREBITS", NR_PRCTL, PR_SET_SECUREBITS, wanted.securebits)
     _add_capabilities(table, wanted.inheritable, wanted.permitted, wanted.effective)
@@ -203,10 +203,6 @@ def _set_identity(held: Held, process: Process, filters: int) -> None:
     table.call("prctl PR_SET_DUMPABLE", NR_PRCTL, PR_SET_DUMPABLE, wanted.dumpable & 1)
     held.drop_channel(table)
     held.stub.run(table)
-
-
-def _bounding(pid: int) -> int:
-    return int(procfs.read_status(pid)["CapBnd"], 16)
 
 
 def _add_capabilities(table: Table, inheritable: int, permitted: int, effective: int) -> None:

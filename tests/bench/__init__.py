@@ -1,0 +1,1 @@
+"""`make bench`: what a move costs, as ratios within one run."""
