@@ -125,7 +125,7 @@ def refuse_uncarried(api: docker.APIClient, spec: ContainerSpec) -> None:
 
 
 def set_policy_no(api: docker.APIClient, spec: ContainerSpec) -> None:
-    """Keep Docker from starting the container again, durably; takes some 50 ms (not frozen)."""
+    """Keep Docker from starting the container again, durably (15 ms)."""
     if spec.keeps_restarting:
         with translating(f"setting the restart policy of {spec.name}", TransferError):
             api.update_container(spec.id, restart_policy=_NO_POLICY)
