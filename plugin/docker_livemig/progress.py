@@ -164,12 +164,13 @@ def summary_json(summary: MoveSummary) -> str:
 def summary_table(summary: MoveSummary) -> str:
     """Return the summary for people."""
     how = ", ".join(part for part in (summary.tracker, summary.layout) if part)
+    steps = ", ".join(f"{name} {millis:.1f}" for name, millis in summary.steps.items())
     lines = [
         _field("Container", f"{summary.container} ({summary.container_id[:12]})"),
         _field("From", summary.source),
         _field("To", summary.target),
         _field("Mode", summary.mode + (f" ({how})" if how else "")),
-        _field("Downtime", f"{summary.downtime_ms:.1f} ms"),
+        _field("Downtime", f"{summary.downtime_ms:.1f} ms" + (f" ({steps})" if steps else "")),
         _field("Total", f"{summary.total_ms / 1000:.2f} s"),
         _field("Sent", f"{summary.sent_bytes / _MIB:.1f} MiB"),
         *(_field("Note", note) for note in summary.notes),

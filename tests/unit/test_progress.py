@@ -35,6 +35,7 @@ SUMMARY = MoveSummary(
     downtime_ms=23.456,
     total_ms=2310.0,
     sent_bytes=17 * MIB,
+    steps={"freeze": 3.14, "commit": 9.0},
     notes=["the address changed"],
 )
 
@@ -130,7 +131,7 @@ def test_summary_for_people() -> None:
     text = progress.summary_table(SUMMARY)
     assert "web (0123456789ab)" in text
     assert re.search(r"^Mode: +live \(write-protect scan, stub\)$", text, re.M)
-    assert re.search(r"^Downtime: +23\.5 ms$", text, re.M)
+    assert re.search(r"^Downtime: +23\.5 ms \(freeze 3\.1, commit 9\.0\)$", text, re.M)
     assert re.search(r"^Total: +2\.31 s$", text, re.M)
     assert re.search(r"^Sent: +17\.0 MiB$", text, re.M)
     assert re.search(r"^Note: +the address changed$", text, re.M)
