@@ -7,6 +7,7 @@ or of old and new content: nearly all zeros, so that lz4 leaves little of it.
 
 from __future__ import annotations
 
+import bisect
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import lz4.block
 import numpy as np
 
 from livemig.errors import ProtocolError
-from livemig.intervals import Span
+from livemig.intervals import Span, merged
 from livemig.system.memory import PAGE_SIZE
 
 BATCH_PAGES = 256
@@ -80,16 +81,14 @@ class DeltaCache:
 
     def drop(self, spans: Iterable[Span]) -> None:
         """Forget the pages in ``spans``: the target does not hold them any more."""
-        spans = list(spans)
-        if not spans or not self._pages:
+        ordered = merged(spans)
+        if not ordered or not self._pages:
             return
-        gone = [
-            address
-            for address in self._pages
-            if any(start <= address < end for start, end in spans)
-        ]
-        for address in gone:
-            del self._pages[address]
+        starts = [start for start, _ in ordered]
+        for address in list(self._pages):
+            place = bisect.bisect_right(starts, address) - 1
+            if place >= 0 and address < ordered[place][1]:
+                del self._pages[address]
 
 
 def batches(spans: Iterable[Span]) -> Iterator[list[Span]]:
@@ -184,7 +183,9 @@ def _runs(addresses: list[int], kinds: list[int]) -> Iterator[tuple[int, int, Pa
 
 def unpack(batch: Batch, payload: bytes | memoryview) -> bytes | memoryview:
     """Return deltas and whole pages of a batch; raises ProtocolError where the sizes do not fit."""
-    every = sum(max(count, 0) for _, count, _ in batch.runs)
+    if any(count <= 0 for _, count, _ in batch.runs):
+        raise ProtocolError("a PAGES frame has a run of no pages")
+    every = sum(count for _, count, _ in batch.runs)
     pages = sum(count for _, count, kind in batch.runs if kind is not PageKind.ZERO)
     if batch.size != pages * PAGE_SIZE or every > BATCH_PAGES:
         raise ProtocolError(f"a PAGES frame of {every} pages claims {batch.size} bytes")
