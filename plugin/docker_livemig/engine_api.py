@@ -90,7 +90,9 @@ def translate_reason(
     """Return our error for a message of the engine."""
     host = os.uname().nodename
     if "no space left on device" in reason.lower() or "disk quota exceeded" in reason.lower():
-        return DiskFull(f"{doing}: {reason}", hint=f"make room on {host}: `docker system df`")
+        return DiskFull(
+            f"{doing} on {host}: {reason}", hint=f"make room on {host}: `docker system df`"
+        )
     if _NO_RUNTIME.search(reason):
         return runtime_missing()
     if taken := _NAME_IN_USE.search(reason):

@@ -173,7 +173,10 @@ def _explain(name: str, error: LivemigError, process: Process, tail: Tail) -> Li
     if status:
         return hosts.diagnose(name, status, text)
     if isinstance(error, ProtocolError):
-        return error
+        return ProtocolError(
+            f"{name}: {error.message}",
+            hint=f"nothing else may write there: try `ssh {name} docker livemig version`",
+        )
     return HostUnreachable(
         f"{name}: docker-livemig does not answer there: {error.message}",
         hint=f"try `ssh {name} docker livemig version`",

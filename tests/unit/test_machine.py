@@ -1,0 +1,58 @@
+"""What two machines must have in common."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from docker_livemig import machine
+from docker_livemig.far import facts
+from docker_livemig.machine import check_machine, check_vdso, vdso_digest
+from docker_livemig.requests import Hello
+from livemig.errors import MachineMismatch
+
+
+@pytest.fixture
+def here() -> Hello:
+    return replace(facts("source"), host="here")
+
+
+@pytest.fixture
+def there(here: Hello) -> Hello:
+    return replace(here, role="peer", host="there")
+
+
+def test_two_machines_alike(here: Hello, there: Hello) -> None:
+    check_machine(here, there)
+
+
+def test_a_target_that_can_do_more(here: Hello, there: Hello) -> None:
+    check_machine(here, replace(there, cpu_flags=[*there.cpu_flags, "amx_tile"]))
+
+
+@pytest.mark.parametrize(("fact", "value"), [("arch", "riscv64"), ("page_size", 65536)])
+def test_another_machine(here: Hello, there: Hello, fact: str, value: object) -> None:
+    with pytest.raises(MachineMismatch, match=rf"^there: {fact} is {value}, here has"):
+        check_machine(here, replace(there, **{fact: value}))  # type: ignore[arg-type]
+
+
+def test_cpu_features_that_are_missing_are_all_named(here: Hello, there: Hello) -> None:
+    source = replace(here, cpu_flags=["avx2", "avx512f", "sha_ni", "sse2"])
+    target = replace(there, cpu_flags=["avx2", "sse2"])
+    with pytest.raises(MachineMismatch, match="there: its CPU lacks avx512f, sha_ni, which here"):
+        check_machine(source, target)
+
+
+def test_flags_that_are_no_instructions_do_not_count(here: Hello, there: Hello) -> None:
+    check_machine(
+        replace(here, cpu_flags=["sse2", "vmx", "smep"]), replace(there, cpu_flags=["sse2"])
+    )
+
+
+def test_another_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = vdso_digest()
+    check_vdso("there", theirs)
+    monkeypatch.setattr(machine, "vdso_digest", lambda: bytes(16))
+    with pytest.raises(MachineMismatch, match="another vDSO than that of there"):
+        check_vdso("there", theirs)
