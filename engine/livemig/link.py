@@ -174,19 +174,37 @@ class Link:
 
     def close(self) -> None:
         """End the threads and close the descriptors; what is queued and not written is dropped."""
+        for fd in set(self._end()):
+            os.close(fd)
+
+    def detach(self) -> tuple[int, int]:
+        """End the threads and return the descriptors, which belong to the caller from now on.
+
+        For handing a connection over between two frames: the other side must have nothing under
+        way. Raises the reason where the link is dead.
+        """
+        self.flush()
+        with self._lock:
+            self._raise_reason()
+        rfd, wfd = self._end()
+        return rfd, wfd
+
+    def _end(self) -> tuple[int, ...]:
+        """End the threads; return the descriptors, nothing where that was done before."""
         with self._lock:
             if self._stop < 0:
-                return
+                return ()
             if self._dead is None:
                 self._die(LinkLost(f"the link to {self.name} was closed"))
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
         with self._lock:
-            fds = {self._rfd, self._wfd, self._stop} if self._stop >= 0 else set()
+            if self._stop < 0:
+                return ()
+            os.close(self._stop)
             self._stop = -1
-        for fd in fds:
-            os.close(fd)
+            return self._rfd, self._wfd
 
     # -- both threads
 

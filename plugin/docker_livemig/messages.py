@@ -71,6 +71,21 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Resume:
+    """RESUME: the move that a new connection is for."""
+
+    move_id: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """STATUS: where the target stands: "ready", "running", "unknown", or "abandoned after …"."""
+
+    state: str
+    container_id: str = ""
+
+
+@dataclass(frozen=True)
 class Running:
     """RUNNING: the container runs on the target."""
 

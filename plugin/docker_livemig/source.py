@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import xxhash
 
@@ -33,11 +33,11 @@ from docker_livemig.messages import (
 )
 from docker_livemig.requests import MoveRequest, MoveSummary
 from docker_livemig.resolve import Resolved, refuse, resolve
+from docker_livemig.session import Session
 from docker_livemig.watch import ClientWatch
 from livemig.errors import (
-    Cancelled,
+    HostError,
     InDoubt,
-    LinkLost,
     LivemigError,
     StateMismatch,
     TransferError,
@@ -48,12 +48,11 @@ from livemig.link import Link
 from livemig.model import Image, RoundStat
 from livemig.outgoing import Outgoing
 from livemig.stdin import UnreadInput
-from livemig.wire import from_wire, to_wire
+from livemig.wire import to_wire
 
-_T = TypeVar("_T")
-_ANSWER = 120.0  # seconds that the target has for one step
 _CHUNK = 1 << 20
 _ABORT = 30.0
+_PATIENCE = 120.0  # seconds that a committed move tries to reach its target
 _LAST_INPUT = 5.0
 _MIN_ROUNDS = 2
 _SHRINKING = 0.8  # a round that leaves more than this share of what it found is one of the last
@@ -78,6 +77,7 @@ class Move:
     notes: list[str] = field(default_factory=list)
     downtime: float = 0.0
     layout: str = ""
+    _held: bool = False
     steps: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> MoveSummary:
@@ -110,17 +110,16 @@ class Move:
 
     def _connect(self) -> None:
         self.watch.report("connect", f"connecting to {self.request.host}")
-        self._far = far.connect_far(self.request.host, self.request)
-        self._close.callback(self._far.close)
-        self._link = self._far.link
-        check_machine(far.facts("source"), self._far.hello)
+        self._session = Session(self.request, self.move_id)
+        self._close.callback(self._session.close)
+        check_machine(far.facts("source"), self._session.hello)
         self._undo.callback(self.watch.detach)
-        self.watch.attach(self._link)
+        self.watch.attach(self._session.link)
 
     def _prepare(self) -> None:
         self._manifest = rootfs.scan(self._spec.upper_dir)
         self._undo.callback(self._abort)
-        self._send(
+        self._session.send(
             FrameType.PREPARE,
             Prepare(
                 move_id=self.move_id,
@@ -132,29 +131,29 @@ class Move:
                 seccomp=seccomp_profile(self._resolved.pid),
             ),
         )
-        prepared = self._expect(FrameType.PREPARED, Prepared)
+        prepared = self._session.expect(FrameType.PREPARED, Prepared)
         missing = images.missing(self._api, self._spec, prepared.chains)
         size = images.required_bytes(self._api, self._spec, missing)
         self.watch.report("image", f"sending {len(missing)} missing image layers ({size} bytes)")
-        self._send(FrameType.IMAGE, {"missing": missing, "bytes": size})
+        self._session.send(FrameType.IMAGE, {"missing": missing, "bytes": size})
         for chunk in images.export_missing(self._api, self._spec, missing):
-            self._link.send(FrameType.IMAGE, None, chunk)
-        self._link.send(FrameType.IMAGE, None)
-        self._link.expect(FrameType.IMAGE_DONE, timeout=_ANSWER)
+            self._session.send(FrameType.IMAGE, None, chunk)
+        self._session.send(FrameType.IMAGE, None)
+        self._session.confirm(FrameType.IMAGE_DONE)
 
     def _create(self) -> None:
         self.watch.report("create", f"creating the held container on {self.request.host}")
-        self._link.send(FrameType.CREATE)
-        self.layout = self._expect(FrameType.CREATED, Created).layout
+        self._session.send(FrameType.CREATE)
+        self.layout = self._session.expect(FrameType.CREATED, Created).layout
         self.watch.report("files", f"sending {self._manifest.size} bytes of changed files")
         changes = rootfs.everything(self._manifest)
         self._send_files(rootfs.pack(self._spec.upper_dir, changes, settle=True))
 
     def _send_files(self, chunks: Any) -> None:
         for chunk in chunks:
-            self._link.send(FrameType.ROOTFS, None, chunk)
-        self._link.send(FrameType.ROOTFS, None)
-        self._link.expect(FrameType.ROOTFS_DONE, timeout=_ANSWER)
+            self._session.send(FrameType.ROOTFS, None, chunk)
+        self._session.send(FrameType.ROOTFS, None)
+        self._session.confirm(FrameType.ROOTFS_DONE)
 
     def _send_memory(self) -> None:
         live = self.request.mode == "live"
@@ -188,12 +187,12 @@ class Move:
             before = left
 
     def _round(self) -> RoundStat:
-        started, sent = time.monotonic(), self._link.bytes_sent
-        stat = self._outgoing.round(self._link.send)
-        self._link.expect(FrameType.ROUND_DONE, timeout=_ANSWER)
+        started, sent = time.monotonic(), self._session.bytes_sent
+        stat = self._outgoing.round(self._session.link.send)
+        self._session.confirm(FrameType.ROUND_DONE)
         result = replace(
             stat,
-            bytes=self._link.bytes_sent - sent,
+            bytes=self._session.bytes_sent - sent,
             millis=(time.monotonic() - started) * 1000,
         )
         self.rounds.append(result)
@@ -216,10 +215,11 @@ class Move:
     def _send_state(self, image: Image) -> None:
         self._step("extract")
         body = to_wire(State(image, self._digests))
-        self._link.send(FrameType.STATE, body)
+        self._held = True
+        self._session.send(FrameType.STATE, body)
         self._stdin = self._outgoing.seal()
         self._step("seal")
-        ready = self._expect(FrameType.READY, Ready)
+        ready = self._session.expect(FrameType.READY, Ready)
         if ready.state != state_digest(body):
             raise StateMismatch("the target built another state than was sent")
         self._step("rebuild")
@@ -231,14 +231,10 @@ class Move:
         )
 
     def _abort(self) -> None:
-        """Tell the target to clean itself, and wait until it has."""
-        with suppress(LivemigError):
-            self._link.send(FrameType.ABORT, {"message": "the source gave the move up"})
-            deadline = time.monotonic() + _ABORT
-            while time.monotonic() < deadline:
-                with suppress(Cancelled):
-                    if self._link.receive(_ABORT).type is FrameType.ABORTED:
-                        return
+        try:
+            self._session.abort(held=self._held, patience=_ABORT)
+        except LivemigError as error:
+            self.watch.report("abort", f"{self.request.host} may still hold the copy: {error}")
 
     # The point of no return, and what comes after it
 
@@ -249,17 +245,34 @@ class Move:
         self._undo.pop_all()
         self._step("commit")
         try:
-            self._link.send(FrameType.COMMIT)
-            running = self._expect(FrameType.RUNNING, Running)
+            self._session.send(FrameType.COMMIT)
+            running = self._session.expect(FrameType.RUNNING, Running)
         except TransferError as error:
-            raise InDoubt(
-                f"container {self._spec.name} was handed over to {self.request.host}, which did "
-                f"not confirm that it runs there ({error.message})",
-                hint=f"look there: `docker ps`; the copy here stays frozen; move {self.move_id}",
-            ) from error
+            running = self._commit_again(error)
         self._step("switch")
         self.downtime = (time.monotonic() - self._frozen_at) * 1000
         return running
+
+    def _commit_again(self, reason: TransferError) -> Running:
+        """Bring the decision to a target whose connection was lost; InDoubt where that fails."""
+        self.watch.report("resume", f"{reason.message}; connecting again")
+        problem = reason.message
+        try:
+            for status in self._session.resume(_PATIENCE):
+                if status.state == "running":
+                    return Running(status.container_id)
+                if status.state == "ready":
+                    self._session.send(FrameType.COMMIT)
+                    return self._session.expect(FrameType.RUNNING, Running)
+                problem = f"the move is {status.state} there"
+                break
+        except (TransferError, HostError) as error:
+            problem = error.message
+        raise InDoubt(
+            f"container {self._spec.name} was handed over to {self.request.host}, which does not "
+            f"confirm that it runs there: {problem}",
+            hint=f"see `docker ps` there; the copy here stays frozen (move {self.move_id})",
+        )
 
     def _finish(self) -> None:
         self.watch.report("finish", "removing the source's container")
@@ -272,19 +285,31 @@ class Move:
             new_name=containers.kept_name(self._spec, self.move_id),
         )
         self._journal.remove()
-        self._link.send(FrameType.FINISH)
-        self.notes += self._expect(FrameType.FINISHED, Finished).notes
+        try:
+            self.notes += self._tell_finish()
+        except (TransferError, HostError) as error:
+            self.notes.append(f"{self.request.host} did not confirm the end: {error.message}")
+
+    def _tell_finish(self) -> tuple[str, ...]:
+        try:
+            self._session.send(FrameType.FINISH)
+            return self._session.expect(FrameType.FINISHED, Finished).notes
+        except TransferError:
+            for status in self._session.resume(_ABORT):
+                if status.state == "running":
+                    self._session.send(FrameType.FINISH)
+                    return self._session.expect(FrameType.FINISHED, Finished).notes
+                break
+            return ()
 
     def _forward_input(self, stdin: UnreadInput | None) -> None:
         if stdin is None:
             return
         try:
             for data in stdin.rest(_LAST_INPUT):
-                self._link.send(FrameType.STDIN, None, data)
-        except LinkLost:
-            raise
+                self._session.send(FrameType.STDIN, None, data)
         except TransferError as error:
-            self.notes.append(error.message)
+            self.notes.append(f"late standard input may be lost: {error.message}")
 
     # Details
 
@@ -293,25 +318,19 @@ class Move:
         self.steps[name] = (now - self._last_step) * 1000
         self._last_step = now
 
-    def _send(self, kind: FrameType, body: object) -> None:
-        self._link.send(kind, to_wire(body))
-
-    def _expect(self, kind: FrameType, cls: type[_T]) -> _T:
-        return from_wire(cls, self._link.expect(kind, timeout=_ANSWER).body)
-
     def _summary(self, running: Running) -> MoveSummary:
         return MoveSummary(
             container=self._spec.name,
             container_id=running.container_id,
             source=os.uname().nodename,
-            target=self._far.hello.host,
+            target=self._session.hello.host,
             mode=self.request.mode,
             tracker=self._outgoing.tracker.name,
             layout=self.layout,
             rounds=self.rounds,
             downtime_ms=self.downtime,
             total_ms=(time.monotonic() - self._started) * 1000,
-            sent_bytes=self._link.bytes_sent,
+            sent_bytes=self._session.bytes_sent,
             steps=self.steps,
             notes=self.notes,
         )

@@ -16,6 +16,7 @@ import xxhash
 from docker_livemig import containers, engine_api, hold, images, rootfs
 from docker_livemig.bundle import seccomp_profile
 from docker_livemig.journal import Journal
+from docker_livemig.keeper import Keeper, relay
 from docker_livemig.machine import check_vdso
 from docker_livemig.messages import (
     Created,
@@ -23,11 +24,20 @@ from docker_livemig.messages import (
     Prepare,
     Prepared,
     Ready,
+    Resume,
     Running,
     State,
+    Status,
     state_digest,
 )
-from livemig.errors import Cancelled, LivemigError, ProtocolError, StateMismatch
+from livemig.errors import (
+    Cancelled,
+    LinkLost,
+    LivemigError,
+    ProtocolError,
+    StateMismatch,
+    TransferError,
+)
 from livemig.frames import Frame, FrameType
 from livemig.freezer import Freezer
 from livemig.incoming import Incoming
@@ -36,14 +46,19 @@ from livemig.pages import Batch
 from livemig.rounds import LayoutUpdate, RoundEnd
 from livemig.wire import from_wire, to_wire
 
+_COMING_BACK = 150.0  # seconds that a source which committed has to connect again
+_LAST_WORDS = 5.0
 _STEP = 600.0  # seconds between two frames of the source, heartbeats apart
 
 
 def run(first: Frame, link: Link) -> None:
     """Take a container in; raises what stood in the way, with everything undone."""
-    if first.type is not FrameType.PREPARE:
+    if first.type is FrameType.PREPARE:
+        Arrival(from_wire(Prepare, first.body), link).run()
+    elif first.type is FrameType.RESUME:
+        relay(from_wire(Resume, first.body).move_id, link)
+    else:
         raise ProtocolError(f"{link.name} began with {first.type.name}")
-    Arrival(from_wire(Prepare, first.body), link).run()
 
 
 class Arrival:
@@ -171,17 +186,34 @@ class Arrival:
         self._incoming.rebuild(state.image, filters=1 if self._prepare.seccomp else 0)
         self._incoming.seal(state.image)
         self._journal.append("ready", container=self._id)
+        self._keeper = Keeper(self._prepare.move_id)
+        self._close.callback(self._keeper.close)
         self._send(FrameType.READY, Ready(state_digest(to_wire(state))))
 
     def _await_commit(self) -> None:
-        self._link.expect(FrameType.COMMIT, timeout=None)
+        """Wait for the source's word, however long it takes, on whatever connection it comes."""
+        while True:
+            try:
+                self._link.expect(FrameType.COMMIT, timeout=None)
+                break
+            except TransferError:
+                self._reconnect("ready", None)
         self._undo.pop_all()
+
+    def _reconnect(self, state: str, timeout: float | None) -> None:
+        name = self._link.name
+        self._link.close()
+        self._link = self._keeper.next_link(name, timeout)
+        self._close.callback(self._link.close)
+        with suppress(TransferError):
+            self._send(FrameType.STATUS, Status(state, self._id))
 
     # After the point of no return
 
     def _start(self) -> None:
         self._incoming.thaw()
-        self._send(FrameType.RUNNING, Running(self._id))
+        with suppress(TransferError):
+            self._send(FrameType.RUNNING, Running(self._id))
         self._journal.append("running", container=self._id)
 
     def _finish(self) -> None:
@@ -191,13 +223,28 @@ class Arrival:
         hold.unmount(self._pid)
         containers.restore_policy(self._api, self._id, self._spec)
         notes += self._address_note()
-        with suppress(LivemigError):
-            while (frame := self._link.receive(_STEP)).type is FrameType.STDIN:
-                if lost := self._incoming.feed(bytes(frame.payload)):
-                    notes.append(f"{lost} bytes of late standard input found no room")
+        notes += self._await_finish()
         self._journal.remove()
         with suppress(LivemigError):
             self._send(FrameType.FINISHED, Finished(tuple(notes)))
+            self._link.flush(_LAST_WORDS)
+
+    def _await_finish(self) -> list[str]:
+        """Take late standard input until the source is gone; return what there is to say of it."""
+        notes: list[str] = []
+        while True:
+            try:
+                frame = self._link.expect(FrameType.STDIN, FrameType.FINISH, timeout=_STEP)
+            except TransferError:
+                try:
+                    self._reconnect("running", _COMING_BACK)
+                except LinkLost as error:
+                    return [*notes, error.message]
+                continue
+            if frame.type is FrameType.FINISH:
+                return notes
+            if lost := self._incoming.feed(bytes(frame.payload)):
+                notes.append(f"{lost} bytes of late standard input found no room")
 
     def _address_note(self) -> list[str]:
         address = containers.address(self._api, self._id)

@@ -87,7 +87,12 @@ def _links(host: Host) -> list[str]:
 
 
 # Made once, by whoever comes first, and empty afterwards.
-_RUNTIME_DIRECTORIES = ("/run/livemig", "/run/livemig/hold", "/var/lib/livemig")
+_RUNTIME_DIRECTORIES = (
+    "/run/livemig",
+    "/run/livemig/hold",
+    "/run/livemig/moves",
+    "/var/lib/livemig",
+)
 
 
 def _files(host: Host, places: tuple[str, ...]) -> Counter[str]:

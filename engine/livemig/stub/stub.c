@@ -29,7 +29,8 @@ static inline __attribute__((always_inline)) s64 stub_syscall(u64 nr, const u64 
 
 	__asm__ volatile("syscall"
 			 : "=a"(result)
-			 : "a"(nr), "D"(arg[0]), "S"(arg[1]), "d"(arg[2]), "r"(r10), "r"(r8), "r"(r9)
+			 : "a"(nr), "D"(arg[0]), "S"(arg[1]), "d"(arg[2]), "r"(r10), "r"(r8),
+			   "r"(r9)
 			 : "rcx", "r11", "memory");
 	return result;
 }
@@ -62,7 +63,7 @@ STUB __attribute__((used)) static void stub_run(struct livemig_table *table)
  */
 __asm__(".section .stub.head, \"ax\"\n"
 	"	.long 0x62757473\n" /* LIVEMIG_STUB_MAGIC */
-	"	.long 1\n" /* LIVEMIG_STUB_VERSION */
+	"	.long 1\n"	    /* LIVEMIG_STUB_VERSION */
 	"	.long stub_entry - stub_head_start\n"
 	"	.long 0\n"
 	".set stub_head_start, . - 16\n"

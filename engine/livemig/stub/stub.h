@@ -27,8 +27,8 @@ struct livemig_table {
 	u32 magic;
 	u32 version;
 	u32 count;
-	u32 done; /* calls that were made; below count where one failed */
-	u64 frame; /* rt_sigframe that leads back, or 0 */
+	u32 done;   /* calls that were made; below count where one failed */
+	u64 frame;  /* rt_sigframe that leads back, or 0 */
 	u32 signal; /* signal that tells the tracer that the run is over */
 	u32 reserved;
 	struct livemig_call call[];

@@ -1,0 +1,112 @@
+"""The source's connection to the target's peer, which can be made anew when it is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TypeVar
+
+from docker_livemig import far
+from docker_livemig.messages import Resume, Status
+from docker_livemig.requests import Hello, MoveRequest
+from livemig.errors import HostError, LivemigError, TransferError
+from livemig.frames import Buffer, FrameType
+from livemig.link import Link
+from livemig.wire import from_wire, to_wire
+
+_T = TypeVar("_T")
+ANSWER = 120.0  # seconds that the target has for one step
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
+
+
+class Session:
+    """Frames to and from the peer on the target of one move."""
+
+    def __init__(self, request: MoveRequest, move_id: str) -> None:
+        self._request = request
+        self._move_id = move_id
+        self._far = far.connect_far(request.host, request)
+        self._sent_before = 0
+
+    @property
+    def link(self) -> Link:
+        """The connection as it is now."""
+        return self._far.link
+
+    @property
+    def hello(self) -> Hello:
+        """What the target's peer said of itself."""
+        return self._far.hello
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes sent on all connections of this move."""
+        return self._sent_before + self.link.bytes_sent
+
+    def send(self, kind: FrameType, body: object = None, payload: Buffer = b"") -> None:
+        """Send a frame; ``body`` is a dataclass, or what msgpack carries."""
+        self.link.send(kind, to_wire(body), payload)
+
+    def expect(self, kind: FrameType, cls: type[_T]) -> _T:
+        """Return the body of the next frame, which must be of that kind."""
+        return from_wire(cls, self.link.expect(kind, timeout=ANSWER).body)
+
+    def confirm(self, kind: FrameType) -> None:
+        """Wait for a frame without a body."""
+        self.link.expect(kind, timeout=ANSWER)
+
+    def resume(self, patience: float) -> Iterator[Status]:
+        """Connect again and again for ``patience`` seconds; yield what the target says each time.
+
+        The caller stops when it got what it wanted. Errors of one try lead to the next; the last
+        one is raised when the time is over.
+        """
+        deadline = time.monotonic() + patience
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                self._reconnect()
+                yield self.expect(FrameType.STATUS, Status)
+            except (TransferError, HostError):
+                if time.monotonic() + pause > deadline:
+                    raise
+                time.sleep(pause)  # nothing tells when a host can be reached again
+                pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _reconnect(self) -> None:
+        self._sent_before += self.link.bytes_sent
+        self._far.close()
+        self._far = far.connect_far(self._request.host, self._request)
+        self.send(FrameType.RESUME, Resume(self._move_id))
+
+    def abort(self, *, held: bool, patience: float) -> None:
+        """Tell the target to undo everything and wait until it has.
+
+        ``held`` says that it may be waiting for our word: then the connection is made anew where it
+        is lost. Raises what kept the word from getting there.
+        """
+        try:
+            self._abort(patience)
+        except TransferError:
+            if not held:
+                return  # a target that has lost us cleans itself
+            for status in self.resume(patience):
+                if status.state == "ready":
+                    self._abort(patience)
+                return
+
+    def _abort(self, patience: float) -> None:
+        self.send(FrameType.ABORT, {"message": "the source gave the move up"})
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            try:
+                if self.link.receive(patience).type is FrameType.ABORTED:
+                    return
+            except TransferError:
+                raise
+            except LivemigError:
+                return  # it broke off for a reason of its own, and has undone everything
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._far.close()

@@ -1,0 +1,95 @@
+"""The connection is lost at the worst moments: one copy runs, and nothing typed is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from docker_livemig.exits import exit_code
+from livemig.errors import LinkLost
+from livemig.frames import FrameType
+from tests.conftest import NothingLeft
+from tests.docker import cutter
+from tests.docker.moves import Pair, set_up, try_move
+from tests.hosts import Host
+from tests.hosts.config import REPO
+from tests.typist import Typist
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
+
+NAME = "cut-off"
+PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-livemig"
+
+
+@pytest.fixture
+def pair(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterator[Pair]:
+    set_up(hosts)
+    nothing_left.ignore("images")
+    hosts[0].run(["docker", "run", "-d", "-i", "--name", NAME, recorder_image])
+    plugin = hosts[1].path(PLUGIN)
+    original = plugin.read_text()
+    real = plugin.with_name("real-livemig")
+    real.write_text(original)
+    real.chmod(0o755)
+    python = hosts[1].config.python
+    plugin.write_text(
+        f"#!/bin/sh\nexec env PYTHONPATH={REPO} {python} -m tests.docker.cutter "
+        f'{Path(PLUGIN).with_name("real-livemig")} "$@"\n'
+    )
+    yield hosts
+    plugin.write_text(original)
+    real.unlink()
+    hosts[1].path(str(cutter.PLAN)).unlink(missing_ok=True)
+    for host in hosts:
+        host.run(["docker", "rm", "-f", NAME], check=False)
+
+
+def plan(host: Host, kind: FrameType) -> None:
+    host.path(str(cutter.PLAN)).write_text(str(int(kind)))
+
+
+def cut_happened(host: Host) -> bool:
+    return not host.path(str(cutter.PLAN)).exists()
+
+
+def running(host: Host) -> bool:
+    return host.run(["docker", "ps", "-q", "--filter", f"name={NAME}"]).stdout != ""
+
+
+@pytest.mark.parametrize("kind", [FrameType.COMMIT, FrameType.RUNNING, FrameType.FINISH])
+def test_a_committed_move_is_brought_to_its_end(pair: Pair, kind: FrameType) -> None:
+    source, target = pair
+    with Typist(pair, NAME, every=0.002) as typist:
+        typist.wait_for(20)
+        plan(target, kind)
+        result = try_move(source, NAME, target.name)
+        assert result.returncode == 0, result.stderr
+        assert cut_happened(target)
+        typist.wait_for(20)
+        typist.verify()
+        assert typist.host is target
+    assert not running(source)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [FrameType.CREATED, FrameType.ROUND_DONE, FrameType.STATE, FrameType.READY],
+)
+def test_a_move_that_was_not_committed_is_undone(
+    pair: Pair, kind: FrameType, nothing_left: NothingLeft
+) -> None:
+    source, target = pair
+    with Typist(pair, NAME, every=0.002) as typist:
+        typist.wait_for(20)
+        plan(target, kind)
+        result = try_move(source, NAME, target.name)
+        assert result.returncode == exit_code(LinkLost("")), result.stderr
+        assert cut_happened(target)
+        typist.wait_for(20)
+        typist.verify()
+        assert typist.moves == 0
+    assert not running(target)
+    source.run(["docker", "rm", "-f", NAME])
+    nothing_left.check()
