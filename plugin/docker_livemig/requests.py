@@ -79,7 +79,8 @@ class Progress:
 class MoveSummary:
     """SUMMARY: what the move did. ``container_id`` is the new one, on the target.
 
-    ``steps`` says how many milliseconds of the downtime each step took on the source.
+    ``steps`` says how many milliseconds of the downtime each step took on the source,
+    ``source_kib`` how much memory the source's peer had at most.
     """
 
     container: str
@@ -94,4 +95,5 @@ class MoveSummary:
     total_ms: float = 0.0
     sent_bytes: int = 0
     steps: dict[str, float] = field(default_factory=dict)
+    source_kib: int = 0
     notes: list[str] = field(default_factory=list)

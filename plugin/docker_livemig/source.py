@@ -48,6 +48,7 @@ from livemig.link import Link
 from livemig.model import Image, RoundStat
 from livemig.outgoing import Outgoing
 from livemig.stdin import UnreadInput
+from livemig.system import procfs
 from livemig.wire import to_wire
 
 _CHUNK = 1 << 20
@@ -332,5 +333,6 @@ class Move:
             total_ms=(time.monotonic() - self._started) * 1000,
             sent_bytes=self._session.bytes_sent,
             steps=self.steps,
+            source_kib=int(procfs.read_status(os.getpid())["VmHWM"].split()[0]),
             notes=self.notes,
         )

@@ -43,11 +43,13 @@ class Series:
     trips: list[Trip] = field(default_factory=list)
 
     def values(self, name: str) -> list[float]:
-        """Return one measure of all trips: gap_ms, or a field of the summary."""
+        """Return one measure of all trips: one of these names, or a field of the summary."""
         if name == "gap_ms":
             return [trip.gap_ms for trip in self.trips]
         if name == "rounds":
             return [float(len(trip.summary["rounds"])) for trip in self.trips]
+        if name == "last_round_s":
+            return [trip.summary["rounds"][-1]["millis"] / 1000 for trip in self.trips]
         return [float(trip.summary[name]) for trip in self.trips]
 
     def median(self, name: str) -> float:

@@ -19,6 +19,7 @@ MODES = ("live", "stop-and-copy")
 
 @pytest.fixture
 def pair(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterator[Pair]:
+    assert recorder_image
     set_up(hosts)
     nothing_left.ignore("images")
     yield hosts
