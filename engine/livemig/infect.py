@@ -175,17 +175,18 @@ def borrow(tracee: Tracee, memory: Memory, gadgets: Gadgets) -> Iterator[Loan]:
         loan.give_back()
 
 
-def end_signal(caught: int) -> int:
-    """Return the signal that ends a stub's run, one that the application does not catch.
+def end_signal(used: int) -> int:
+    """Return the signal that ends a stub's run, one that the application has no use for.
 
-    ``caught`` is SigCgt of /proc/PID/status.
+    ``used`` are the signals that it catches, or blocks: one that is blocked may be pending, and
+    would be lost where the run lets it through.
     """
     for number in END_SIGNALS:
-        if not caught & (1 << (number - 1)):
+        if not used & (1 << (number - 1)):
             return number
     raise NotCarried(
-        "the process catches SIGURG, SIGWINCH, SIGCONT and SIGCHLD alike",
-        hint="one of these signals must be free of a handler",
+        "the process catches or blocks SIGURG, SIGWINCH, SIGCONT and SIGCHLD alike",
+        hint="one of these signals must be neither caught nor blocked",
     )
 
 
@@ -209,7 +210,8 @@ def infected(loan: Loan) -> Iterator[Stub]:
             raise InternalError("the extended state does not fit the stub's stack")
         caught = int(procfs.read_status(pid)["SigCgt"], 16)
         frame = base + PAGE_SIZE + CALLS_SIZE + BUFFERS_SIZE
-        stub = Stub(loan.tracee, loan.memory, base, end=end_signal(caught), frame=frame + 8)
+        end = end_signal(caught | loan.mask)
+        stub = Stub(loan.tracee, loan.memory, base, end=end, frame=frame + 8)
         stub.install()
         loan.memory.write(frame, sigframe.build(frame, loan.registers, loan.xstate, loan.mask))
         yield stub

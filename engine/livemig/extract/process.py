@@ -49,6 +49,8 @@ def extract_process(
 
     ``loan`` is its borrowed thread, ``stub`` the stub within. Raises NotCarried, ProcessGone.
     """
+    # First, because each table takes the place of the one before, with the buffers that it filled.
+    threads = (extract_thread(pid, loan, stub),)
     table = stub.table()
     actions = [table.room(ACTION_SIZE) for _ in SIGNALS]
     timers = [table.room(TIMER_SIZE) for _ in range(3)]
@@ -71,7 +73,7 @@ def extract_process(
     return Process(
         pid=procfs.namespaced_id(pid),
         parent=parent,
-        threads=(extract_thread(pid, loan, stub),),
+        threads=threads,
         space=_address_space(pid, results[brk]),
         credentials=_credentials(pid, status, results[dumpable], results[securebits]),
         actions=tuple(read(place, ACTION_SIZE) for place in actions),

@@ -19,6 +19,7 @@ from livemig.extract.process import (
     seccomp_filters,
 )
 from livemig.extract.threads import NR_PRCTL, NR_SIGALTSTACK
+from livemig.infect import end_signal
 from livemig.inject.files import install_descriptors, opened_descriptions
 from livemig.inject.held import CLONE_NEWTIME, NR_CLOSE, Held
 from livemig.model import Clocks, Credentials, Image, Process, Thread
@@ -53,6 +54,7 @@ def rebuild(held: Held, process: Process, image: Image, root: int, filters: int 
     _set_places(held, process, image, root)
     _check_clocks(held, image.clocks)
     _set_limits(held.pid, process)
+    held.stub.end = end_signal(_pending(process))
     _set_signals(held, process)
     for thread in process.threads:
         _set_thread(held, process, thread)
@@ -130,6 +132,12 @@ def _set_limits(pid: int, process: Process) -> None:
     score = Path(f"/proc/{pid}/oom_score_adj")
     if int(score.read_text(encoding="ascii")) != process.oom_score_adj:
         score.write_text(str(process.oom_score_adj), encoding="ascii")
+
+
+def _pending(process: Process) -> int:
+    """Return the signals that wait for the process or one of its threads, as a mask."""
+    infos = [*process.pending, *(info for thread in process.threads for info in thread.pending)]
+    return sum({1 << (int.from_bytes(info[:4], "little") - 1) for info in infos})
 
 
 def _set_signals(held: Held, process: Process) -> None:

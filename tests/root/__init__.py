@@ -1,0 +1,1 @@
+"""Tests of the engine on real processes: they need root and ptrace, and no Docker."""

@@ -1,0 +1,99 @@
+"""Programs, compiled once; processes and control groups that are gone after each test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from livemig.stub import hold_path
+from tests.root.apps import App, cgroup_root
+from tests.root.loopback import CACHE, Move, Mover
+
+WORKLOADS = Path(__file__).parents[1] / "workloads"
+FLAGS = ("-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread")
+PROGRAMS = {
+    "carried": ("carried*.c", "registers.c", "registers.S"),
+    "mapper": ("mapper.c",),
+    "refused": ("refused.c",),
+}
+Start = Callable[..., App]
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of the compiled workloads."""
+    place = tmp_path_factory.mktemp("programs")
+    for name, patterns in PROGRAMS.items():
+        sources = [str(path) for pattern in patterns for path in sorted(WORKLOADS.glob(pattern))]
+        command = [os.environ.get("CC", "cc"), *FLAGS, "-o", str(place / name), *sources]
+        subprocess.run(command, check=True, timeout=60)
+    return place
+
+
+@pytest.fixture
+def scope() -> Iterator[ExitStack]:
+    """End at the test's end what it has started."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def start(scope: ExitStack) -> Start:
+    """Start a program."""
+
+    def starter(*argv: str | Path, version: int | None = None) -> App:
+        app = App(argv, version=version)
+        scope.callback(app.close)
+        return app
+
+    return starter
+
+
+@pytest.fixture
+def carried(start: Start, programs: Path, tmp_path: Path) -> App:
+    """Start the program that has one of everything."""
+    app = start(programs / "carried", tmp_path)
+    assert app.answer() == "ready"
+    return app
+
+
+@pytest.fixture
+def move(start: Start, scope: ExitStack) -> Mover:
+    """Begin a move of a program into a held one."""
+
+    def mover(app: App, *, live: bool = True, cache: int = CACHE) -> Move:
+        found = Move(app, start(hold_path(), version=app.cgroup.version), live=live, cache=cache)
+        scope.callback(found.close)
+        return found
+
+    return mover
+
+
+@pytest.fixture(params=[1, 2], ids=["freezer-v1", "freezer-v2"])
+def version(request: pytest.FixtureRequest) -> int:
+    """Return a version of the freezer that this machine has."""
+    found = int(request.param)
+    if cgroup_root(found) is None:
+        pytest.skip(f"no freezer of cgroup v{found} is mounted")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _no_descriptor_left() -> Iterator[None]:
+    """Fail a test that leaves a descriptor open."""
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    left = {name: _target(name) for name in set(os.listdir("/proc/self/fd")) - before}
+    assert not {name: what for name, what in left.items() if what}
+
+
+def _target(name: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{name}")
+    except FileNotFoundError:  # the descriptor that listed them
+        return ""

@@ -1,0 +1,108 @@
+"""A move from one process to another in this one, by real frames over no link."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+from livemig.errors import ProtocolError
+from livemig.frames import FrameType, decode, decode_header, encode
+from livemig.incoming import Incoming
+from livemig.model import Clocks, Image, RoundStat
+from livemig.outgoing import Outgoing
+from livemig.pages import Batch
+from livemig.rounds import LayoutUpdate, RoundEnd
+from livemig.wire import from_wire, to_wire
+from tests.root.apps import App
+
+CACHE = 8 << 20
+
+
+class Move:
+    """Moves ``source`` into ``target``, which runs the hold program.
+
+    ``between`` is called before each frame, while the source runs.
+    """
+
+    def __init__(self, source: App, target: App, *, live: bool = True, cache: int = CACHE) -> None:
+        self.source, self.target = source, target
+        self.between: Callable[[], None] = lambda: None
+        self.rounds: list[RoundStat] = []
+        self._closed = False
+        self.outgoing = Outgoing(source.pid, source.cgroup.freezer, source.streams(), cache)
+        self.incoming = Incoming(target.pid, target.cgroup.freezer)
+        self.outgoing.start(live=live)
+
+    def send(self, kind: FrameType, body: Any, payload: Any = b"") -> None:
+        """Carry a frame over, as bytes."""
+        self.between()
+        data = b"".join(encode(kind, body, payload))
+        frame = decode(decode_header(data), data)
+        if frame.type is FrameType.LAYOUT:
+            self.incoming.follow(from_wire(LayoutUpdate, frame.body))
+        elif frame.type is FrameType.PAGES:
+            self.incoming.write(from_wire(Batch, frame.body), frame.payload)
+        elif frame.type is FrameType.ROUND_END:
+            self.incoming.end_round(from_wire(RoundEnd, frame.body))
+        else:
+            raise ProtocolError(f"unexpected {frame.type.name}")
+
+    def round(self) -> RoundStat:
+        """Send one round."""
+        self.rounds.append(self.outgoing.round(self.send))
+        return self.rounds[-1]
+
+    def freeze(self) -> RoundStat:
+        """Stop the source, and send the last round."""
+        self.outgoing.freeze()
+        return self.round()
+
+    def state(self, later: int = 0) -> Image:
+        """Return all but the pages of the frozen source, its clocks ``later`` nanoseconds on."""
+        image = self.outgoing.extract()
+        data = b"".join(encode(FrameType.STATE, to_wire(image)))
+        image = from_wire(Image, decode(decode_header(data), data).body)
+        clocks = Clocks(image.clocks.monotonic + later, image.clocks.boottime + later)
+        return replace(image, clocks=clocks)
+
+    def switch(self, later: int = 0) -> App:
+        """Go from the frozen source to the target, and return the latter, which runs."""
+        image = self.state(later)
+        stdin = self.outgoing.seal()
+        self.incoming.rebuild(image, filters=0)
+        self.incoming.seal(image)
+        self.outgoing.kill()
+        self.source.wait()
+        self.source.pipes[0].close()
+        if stdin is not None:
+            for data in stdin.rest(1.0):
+                assert self.incoming.feed(data) == 0
+        self.incoming.thaw()
+        self.close()
+        return self.target
+
+    def run(self, rounds: int = 2, later: int = 0) -> App:
+        """Go through the whole move."""
+        for _ in range(rounds):
+            self.round()
+        self.freeze()
+        return self.switch(later)
+
+    def give_up(self) -> None:
+        """Undo all: the source runs on, the target is gone."""
+        self.outgoing.release()
+        self.close()
+
+    def close(self) -> None:
+        """Close what both sides hold."""
+        if not self._closed:
+            self._closed = True
+            self.incoming.close()
+            self.outgoing.close()
+
+
+class Mover(Protocol):
+    """What the fixture ``move`` is."""
+
+    def __call__(self, app: App, *, live: bool = True, cache: int = CACHE) -> Move: ...
