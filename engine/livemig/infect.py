@@ -8,7 +8,7 @@ a signal frame below its stack to which every piece of code that it is made to r
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -71,7 +71,8 @@ def _find(code: bytes, start: int, patterns: tuple[bytes, ...]) -> int:
 class Loan:
     """A stopped thread that makes single system calls for its tracer.
 
-    Between ``__init__`` and ``give_back`` the thread's registers lead into the frame.
+    Between ``__init__`` and ``give_back`` the thread's registers lead into the frame. What the
+    frame covers is put back in the end: below a small stack lies something else.
     """
 
     def __init__(self, tracee: Tracee, memory: Memory, gadgets: Gadgets) -> None:
@@ -93,6 +94,7 @@ class Loan:
         room = sigframe.size(self.xstate)
         address = int(self.registers.rsp - _RED_ZONE - room) & ~63
         self._check_room(address)
+        self._covered = self.memory.read(address, room)
         frame = sigframe.build(
             address, self.registers, self.xstate, self.mask, self._gadgets.restorer
         )
@@ -155,6 +157,7 @@ class Loan:
             self.tracee.held_signals.append(stop.signal)
         ptrace.set_sigmask(tid, self.mask)
         ptrace.set_registers(tid, self.registers)
+        self.memory.write(self._frame, self._covered)
         for number in self.tracee.held_signals:
             os.kill(self.memory.pid, number)
         self.tracee.held_signals.clear()
@@ -162,17 +165,32 @@ class Loan:
 
 @contextmanager
 def borrow(tracee: Tracee, memory: Memory, gadgets: Gadgets) -> Iterator[Loan]:
-    """Borrow a stopped thread for the length of a scope; it is stopped, and as before, after it."""
-    loan = Loan(tracee, memory, gadgets)
+    """Borrow a stopped thread for the length of a scope; it is stopped, and as before, after it.
+
+    Raises ProcessGone where the process ends meanwhile.
+    """
     try:
-        yield loan
+        loan = Loan(tracee, memory, gadgets)
+        with _undone_by(loan.give_back):
+            yield loan
+    except (ProcessLookupError, FileNotFoundError) as error:
+        if isinstance(error, FileNotFoundError) and os.path.exists(f"/proc/{memory.pid}"):
+            raise
+        raise ProcessGone(f"process {memory.pid} ended while it was worked on") from error
+
+
+@contextmanager
+def _undone_by(undo: Callable[[], object]) -> Iterator[None]:
+    """Call ``undo`` at the end of a scope, unless there is nothing any more to undo it in."""
+    try:
+        yield
     except ProcessGone:
         raise
     except BaseException:
-        loan.give_back()
+        undo()
         raise
     else:
-        loan.give_back()
+        undo()
 
 
 def end_signal(used: int) -> int:
@@ -185,7 +203,7 @@ def end_signal(used: int) -> int:
         if not used & (1 << (number - 1)):
             return number
     raise NotCarried(
-        "the process catches or blocks SIGURG, SIGWINCH, SIGCONT and SIGCHLD alike",
+        "the process catches or blocks SIGURG, SIGWINCH and SIGCHLD alike",
         hint="one of these signals must be neither caught nor blocked",
     )
 
@@ -195,7 +213,7 @@ def infected(loan: Loan) -> Iterator[Stub]:
     """Put the stub into the process of a borrowed thread, and take it out at the scope's end."""
     pid = loan.memory.pid
     base = loan.call("mmap", NR_MMAP, 0, SIZE, PROT_READ | PROT_EXEC, MAP_PRIVATE_ANONYMOUS, -1, 0)
-    try:
+    with _undone_by(lambda: loan.call("munmap", NR_MUNMAP, base, SIZE)):
         loan.call(
             "mmap",
             NR_MMAP,
@@ -215,5 +233,3 @@ def infected(loan: Loan) -> Iterator[Stub]:
         stub.install()
         loan.memory.write(frame, sigframe.build(frame, loan.registers, loan.xstate, loan.mask))
         yield stub
-    finally:
-        loan.call("munmap", NR_MUNMAP, base, SIZE)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from livemig.errors import InternalError, ProcessGone
@@ -152,8 +153,12 @@ class Tracee:
         ptrace.cont(self.tid)
 
     def detach(self) -> None:
-        """Let go of the stopped thread; one that is gone already is no error."""
+        """Let go of the stopped thread; one that is gone already is no error.
+
+        It is reaped then: its parent learns of its end only after its tracer.
+        """
         try:
             ptrace.detach(self.tid)
         except ProcessLookupError:
-            return
+            with suppress(ChildProcessError):
+                os.waitpid(self.tid, os.WNOHANG | _WALL)

@@ -137,7 +137,8 @@ def _set_limits(pid: int, process: Process) -> None:
 def _pending(process: Process) -> int:
     """Return the signals that wait for the process or one of its threads, as a mask."""
     infos = [*process.pending, *(info for thread in process.threads for info in thread.pending)]
-    return sum({1 << (int.from_bytes(info[:4], "little") - 1) for info in infos})
+    numbers = {int.from_bytes(info[:4], "little") for info in infos}
+    return sum(1 << (number - 1) for number in numbers if number in SIGNALS)
 
 
 def _set_signals(held: Held, process: Process) -> None:

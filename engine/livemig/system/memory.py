@@ -96,12 +96,15 @@ class Memory:
         self._fd = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
 
     def read(self, address: int, length: int) -> bytes:
-        """Return ``length`` bytes at ``address``; OSError (EIO) where they are not mapped."""
+        """Return ``length`` bytes at ``address``; OSError (EIO) where they are not mapped.
+
+        ProcessLookupError where the process has ended.
+        """
         parts = []
         while length:
             part = os.pread(self._fd, length, address)
             if not part:
-                raise OSError(5, f"memory of process {self.pid} at {address:#x} ended")
+                raise ProcessLookupError(3, f"process {self.pid} has no memory any more")
             parts.append(part)
             address += len(part)
             length -= len(part)
@@ -112,6 +115,8 @@ class Memory:
         view = memoryview(data)
         while view:
             count = os.pwrite(self._fd, view, address)
+            if not count:
+                raise ProcessLookupError(3, f"process {self.pid} has no memory any more")
             address += count
             view = view[count:]
 

@@ -1,0 +1,326 @@
+"""A borrowed thread is given back exactly as it was, whatever it was doing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import pytest
+
+from livemig.errors import NotCarried, ProcessGone
+from livemig.infect import find_gadgets, infected
+from livemig.stub import CallFailed, Stub, hold_path
+from livemig.system import ptrace
+from livemig.system.memory import Memory
+from tests.root.apps import NR_NANOSLEEP, App
+from tests.root.borrower import NR_CLOSE, NR_GETPID, Borrower
+from tests.root.conftest import Start
+from tests.root.forked import Forked, Say
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+
+NR_PAUSE = 34
+TIMES = 5
+SLACK = 0.15  # seconds that a busy machine may take to wake somebody
+
+
+def read(app: App) -> None:
+    app.settle()
+
+
+def spin(app: App) -> None:
+    assert app.ask("spin") == "spinning"
+
+
+def nap(app: App) -> None:
+    assert app.ask("sleep 400") == "sleeping"
+    app.settle(NR_NANOSLEEP)
+
+
+def over(app: App) -> None:
+    assert app.ask("over") == "there"
+    app.settle()
+
+
+def after_read(app: App) -> None:
+    assert app.ask("check") == "ok", app.errors()
+
+
+def after_spin(app: App) -> None:
+    os.kill(app.pid, signal.SIGUSR1)
+    assert app.answer() == "spun"
+    assert app.ask("check") == "ok", app.errors()
+
+
+def after_nap(app: App) -> None:
+    assert app.answer().startswith("slept 0 ")
+    assert app.ask("check") == "ok", app.errors()
+
+
+def after_over(app: App) -> None:
+    assert app.ask("back") == "here"
+    assert app.ask("check") == "ok", app.errors()
+
+
+Step = Callable[[App], None]
+DOING: dict[str, tuple[Step, Step]] = {
+    "reading": (read, after_read),
+    "spinning": (spin, after_spin),
+    "sleeping": (nap, after_nap),
+    "on-alternate-stack": (over, after_over),
+}
+
+
+@pytest.fixture
+def borrower(carried: App, scope: ExitStack) -> Borrower:
+    found = Borrower(carried)
+    scope.callback(found.close)
+    return found
+
+
+@pytest.mark.parametrize("doing", DOING)
+def test_nothing_of_it_is_changed(carried: App, borrower: Borrower, doing: str) -> None:
+    begin, end = DOING[doing]
+    begin(carried)
+    for _ in range(TIMES):
+        with borrower.stopped():
+            borrower.look()  # the stack may grow where it is looked at
+            before = borrower.look()
+            for _ in range(2):
+                borrower.work()
+                assert borrower.look() == before
+    end(carried)
+
+
+def test_a_plain_cat_goes_on(scope: ExitStack, start: Start) -> None:
+    app = start("cat")
+    app.settle()
+    borrower = Borrower(app)
+    scope.callback(borrower.close)
+    for turn in range(TIMES):
+        with borrower.stopped():
+            borrower.work()
+        assert app.ask(f"line {turn}") == f"line {turn}"
+    assert app.end() == 0
+
+
+@pytest.mark.parametrize("resting", [False, True], ids=["detached-between", "one-attachment"])
+def test_a_sleep_goes_on_with_the_time_that_is_left(
+    carried: App, borrower: Borrower, resting: bool
+) -> None:
+    nap(carried)
+    if resting:
+        with borrower.stopped():
+            for _ in range(TIMES):
+                borrower.work()
+    else:
+        for _ in range(TIMES):
+            with borrower.stopped():
+                borrower.work()
+            carried.settle(219)  # restart_syscall
+    word, result, length = carried.answer().split()
+    assert (word, result) == ("slept", "0")
+    assert 0.4 <= int(length) / 1e9 < 0.4 + SLACK
+
+
+def test_a_stopped_process_stays_stopped(carried: App, borrower: Borrower) -> None:
+    carried.settle()
+    os.kill(carried.pid, signal.SIGSTOP)
+    await_state(carried, "T")
+    with borrower.stopped():
+        borrower.work()
+    await_state(carried, "T")
+    carried.tell("check")
+    assert carried.state() == "T"
+    os.kill(carried.pid, signal.SIGCONT)
+    assert carried.answer() == "ok", carried.errors()
+
+
+def await_state(app: App, state: str) -> None:
+    deadline = time.monotonic() + 5
+    while app.state() != state:
+        assert time.monotonic() < deadline, f"state {app.state()}, not {state}"
+        time.sleep(0.001)
+
+
+# Signals that come while the thread is away
+
+LENGTH = 30_000_000  # nanoseconds
+
+
+def begin_nap(app: App, stub: Stub) -> None:
+    """Begin a stub run that lasts a while, so that something can happen meanwhile."""
+    table = stub.table()
+    length = table.place(struct.pack("=qq", 0, LENGTH))
+    table.call("nanosleep", NR_NANOSLEEP, length, 0)
+    table.call("getpid", NR_GETPID)
+    stub.start(table)
+    app.settle(NR_NANOSLEEP)
+
+
+def test_signals_that_come_meanwhile_arrive_afterwards_once(
+    carried: App, borrower: Borrower
+) -> None:
+    carried.settle()
+    with borrower.stopped():
+        known = len(borrower.look().pending)
+        with borrower.stub() as stub:
+            begin_nap(carried, stub)
+            for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, *[signal.SIGRTMIN] * 4):
+                os.kill(carried.pid, number)
+            stub.finish()
+        assert len(borrower.look().pending) == known + 7, "none may run before it is back"
+    assert carried.ask("seen") == "1 1 1 4"
+    assert carried.ask("check") == "ok", carried.errors()
+
+
+def test_a_stop_that_comes_meanwhile_comes_into_force_afterwards(
+    carried: App, borrower: Borrower
+) -> None:
+    carried.settle()
+    with borrower.stopped(), borrower.stub() as stub:
+        begin_nap(carried, stub)
+        os.kill(carried.pid, signal.SIGSTOP)
+        stub.finish()
+    await_state(carried, "T")
+    os.kill(carried.pid, signal.SIGCONT)
+    assert carried.ask("check") == "ok", carried.errors()
+
+
+def test_signals_that_the_engine_uses_itself_are_left_to_the_application(
+    carried: App, borrower: Borrower
+) -> None:
+    """It has SIGURG blocked and pending, and catches SIGWINCH; the others it ignores."""
+    carried.settle()
+    with borrower.stopped(), borrower.stub() as stub:
+        begin_nap(carried, stub)
+        for number in (signal.SIGWINCH, signal.SIGCHLD, signal.SIGCONT):
+            os.kill(carried.pid, number)
+        stub.finish()
+    assert carried.ask("take") == "took 7"
+    assert carried.ask("check") == "ok", carried.errors()
+
+
+def test_a_process_that_uses_all_of_these_signals_is_refused(
+    carried: App, borrower: Borrower
+) -> None:
+    carried.settle()
+    mask = sum(1 << (number - 1) for number in (signal.SIGURG, signal.SIGCHLD, signal.SIGCONT))
+    with borrower.stopped():
+        before = borrower.look()
+        usual = ptrace.get_sigmask(carried.pid)
+        ptrace.set_sigmask(carried.pid, usual | mask)
+        with pytest.raises(NotCarried, match="SIGURG"), borrower.stub():
+            pass
+        ptrace.set_sigmask(carried.pid, usual)
+        assert borrower.look() == before
+
+
+def test_death_meanwhile_is_told(carried: App, borrower: Borrower) -> None:
+    carried.settle()
+
+    def work() -> None:
+        with borrower.stopped(), borrower.stub() as stub:
+            begin_nap(carried, stub)
+            os.kill(carried.pid, signal.SIGKILL)
+            stub.finish()
+
+    with pytest.raises(ProcessGone, match=rf"{carried.pid} was killed by signal 9"):
+        work()
+
+
+@pytest.mark.parametrize("place", ["before", "loan", "stub"])
+def test_death_at_any_place_is_told(carried: App, borrower: Borrower, place: str) -> None:
+    """Not by a hang: memory that is gone takes no bytes, and says nothing."""
+    carried.settle()
+
+    def kill_at(here: str) -> None:
+        if here == place:
+            os.kill(carried.pid, signal.SIGKILL)
+            await_state(carried, "Z")
+
+    def work() -> None:
+        with borrower.stopped():
+            kill_at("before")
+            with borrower.loan() as loan:
+                kill_at("loan")
+                with infected(loan) as stub:
+                    kill_at("stub")
+                    stub.run(stub.table())
+
+    with pytest.raises(ProcessGone, match=f"process {carried.pid}"):
+        work()
+
+
+def test_the_parent_learns_of_a_death_while_the_tracer_lives(
+    carried: App, borrower: Borrower
+) -> None:
+    carried.settle()
+
+    def work(say: Say) -> None:
+        with borrower.stopped():
+            os.kill(carried.pid, signal.SIGKILL)
+            await_state(carried, "Z")
+        say()
+        signal.pause()
+
+    with Forked(work) as child:
+        assert child.hear()
+        assert carried.wait(5) == -signal.SIGKILL
+
+
+# Failures
+
+
+def test_a_call_of_a_table_that_fails_is_named(carried: App, borrower: Borrower) -> None:
+    carried.settle()
+    with borrower.stopped():
+        before = borrower.look()
+        with borrower.stub() as stub:
+            table = stub.table()
+            table.call("getpid", NR_GETPID)
+            table.call("closing what may be closed", NR_CLOSE, 999, may_fail=True)
+            table.call("closing 999", NR_CLOSE, 999)
+            last = table.place(bytes(16))
+            table.call("getpid", NR_GETPID, last)
+            with pytest.raises(CallFailed, match=r"closing 999: .*EBADF"):
+                stub.run(table)
+            again = stub.table()
+            again.call("getpid", NR_GETPID)
+            assert stub.run(again) == [1]
+        with borrower.loan() as loan, pytest.raises(OSError, match=rf"close in .* {carried.pid}"):
+            loan.call("close", NR_CLOSE, 999)
+        assert borrower.look() == before
+    after_read(carried)
+
+
+def test_a_failure_of_ours_gives_the_thread_back(carried: App, borrower: Borrower) -> None:
+    carried.settle()
+    with borrower.stopped():
+        before = borrower.look()
+        with pytest.raises(ZeroDivisionError), borrower.stub():
+            _ = 1 // 0
+        assert borrower.look() == before
+    after_read(carried)
+
+
+def test_a_process_without_a_c_library_is_refused(start: Start) -> None:
+    app = start(hold_path())
+    app.settle(NR_PAUSE)
+    memory = Memory(app.pid)
+    try:
+        with pytest.raises(NotCarried, match=f"process {app.pid}"):
+            find_gadgets(app.pid, memory)
+    finally:
+        memory.close()
+
+
+def test_a_process_that_is_gone_is_told(carried: App, borrower: Borrower) -> None:
+    carried.settle()
+    assert carried.end() == 0
+    with pytest.raises(ProcessGone, match=f"{carried.pid}"):
+        borrower.tracee.attach()
