@@ -11,18 +11,24 @@ from livemig.errors import InternalError
 from livemig.system import procfs
 
 
+def read_bundle(pid: int) -> dict[str, Any]:
+    """Return the configuration (config.json) of the container whose first process is ``pid``."""
+    shim = int(procfs.read_status(pid)["PPid"])
+    config = Path(f"/proc/{shim}/cwd/config.json")
+    try:
+        found: dict[str, Any] = json.loads(config.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InternalError(f"the OCI bundle of process {pid} cannot be read: {error}") from error
+    return found
+
+
 def seccomp_profile(pid: int) -> bytes:
     """Return a digest of the seccomp profile that Docker gave the container of process ``pid``.
 
     Empty without a profile. The filter that runc makes of a profile differs from start to start
     (it adds the architectures in the order of a Go map), so profiles are compared, not filters.
     """
-    shim = int(procfs.read_status(pid)["PPid"])
-    config = Path(f"/proc/{shim}/cwd/config.json")
-    try:
-        profile = json.loads(config.read_bytes()).get("linux", {}).get("seccomp")
-    except (OSError, ValueError) as error:
-        raise InternalError(f"the OCI bundle of process {pid} cannot be read: {error}") from error
+    profile = (read_bundle(pid).get("linux") or {}).get("seccomp")
     if not profile:
         return b""
     text = json.dumps(_sorted(profile), sort_keys=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from pathlib import Path
 
 from docker_livemig.containers import ContainerSpec
+from docker_livemig.keptby import refuse_kept
 from livemig.errors import NotCarried, NotRunning
 from livemig.extract import read_descriptors, read_layout, refuse_process
 from livemig.extract.files import Descriptions
@@ -59,17 +59,7 @@ def refuse(spec: ContainerSpec, resolved: Resolved) -> None:
     refuse_process(resolved.pid)
     read_layout(resolved.pid, 1)
     read_descriptors(resolved.pid, Descriptions(resolved.streams))
-    _refuse_files_in_memory(resolved.pid)
-
-
-def _refuse_files_in_memory(pid: int) -> None:
-    for place in ("dev/shm", "dev/mqueue"):
-        directory = Path(f"/proc/{pid}/root/{place}")
-        if directory.is_dir() and (names := sorted(os.listdir(directory))):
-            raise NotCarried(
-                f"process {pid}: the file /{place}/{names[0]} is kept in memory and not carried",
-                hint="remove it, or wait for a version that carries tmpfs",
-            )
+    refuse_kept(spec.name, spec.id, resolved.pid)
 
 
 def _streams(pid: int) -> dict[int, Role]:

@@ -77,7 +77,9 @@ def answers(host: Host, container: str, line: str = "0") -> str:
     """Return what a container answers to a line."""
     with Attachment(host.socket, container) as attachment:
         attachment.send(line)
-        return attachment.line(10)
+        while (answer := attachment.line(10)) == "ready":
+            continue  # the recorder greets
+        return answer
 
 
 def facts(host: Host, container: str) -> dict[str, Any]:

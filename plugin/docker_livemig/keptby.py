@@ -1,0 +1,72 @@
+"""What the kernel keeps for a container beside its processes, and what cannot be carried of it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from docker_livemig.bundle import read_bundle
+from livemig.errors import NotCarried
+from livemig.system.handles import CLONE_NEWIPC, set_namespace
+
+_SYSV = {
+    "shm": "System V shared memory",
+    "sem": "System V semaphores",
+    "msg": "a System V message queue",
+}
+_MANY = "/sys/fs/cgroup/"  # one mount for each hierarchy
+
+
+def refuse_kept(name: str, container_id: str, pid: int) -> None:
+    """Raise NotCarried for IPC objects of the container of process ``pid``, and for its mounts.
+
+    That is for mounts that were made inside it; those that Docker made are Docker's concern.
+    """
+    if found := [*_files_in_memory(pid), *_ipc_objects(pid), *_mounts(container_id, pid)]:
+        raise NotCarried(
+            f"container {name} has what cannot be carried to another host: {'; '.join(found)}",
+            hint="remove these, or wait for a version that carries them",
+        )
+
+
+def _files_in_memory(pid: int) -> Iterator[str]:
+    for place in ("dev/shm", "dev/mqueue"):
+        directory = Path(f"/proc/{pid}/root/{place}")
+        for name in sorted(os.listdir(directory)) if directory.is_dir() else ():
+            yield f"the file /{place}/{name}, which is kept in memory"
+
+
+def _ipc_objects(pid: int) -> Iterator[str]:
+    with ThreadPoolExecutor(1) as elsewhere:  # a thread can be in a namespace of its own
+        for kind, lines in elsewhere.submit(_read_sysv, pid).result().items():
+            for line in lines:
+                yield f"{_SYSV[kind]} (key {line.split()[0]}, ID {line.split()[1]})"
+
+
+def _read_sysv(pid: int) -> dict[str, list[str]]:
+    namespace = os.open(f"/proc/{pid}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        set_namespace(namespace, CLONE_NEWIPC)
+    finally:
+        os.close(namespace)
+    return {kind: Path("/proc/sysvipc", kind).read_text().splitlines()[1:] for kind in _SYSV}
+
+
+def _mounts(container_id: str, pid: int) -> Iterator[str]:
+    """Yield the mounts that neither the bundle asks for nor Docker binds into each container."""
+    bundle = read_bundle(pid)
+    linux = bundle.get("linux") or {}
+    asked = Counter(["/", "/dev/console", *(mount["destination"] for mount in bundle["mounts"])])
+    asked.update(linux.get("maskedPaths") or [])
+    asked.update(linux.get("readonlyPaths") or [])
+    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
+        fields = line.split()
+        point = fields[4].encode().decode("unicode_escape")
+        if asked[point]:
+            asked[point] -= 1
+        elif not point.startswith(_MANY) and container_id not in fields[3]:
+            kind = fields[fields.index("-") + 1]
+            yield f"the mount at {point} ({kind}), which was made inside it"

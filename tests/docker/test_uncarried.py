@@ -1,0 +1,181 @@
+"""What cannot be carried is named before anything is sent, and the container stays as it was."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from livemig.errors import NotCarried
+from tests.conftest import NothingLeft
+from tests.docker.moves import Pair, answers, facts, refused, set_up
+from tests.hosts.config import REPO
+
+pytestmark = pytest.mark.docker
+
+NAME = "odd"
+
+# Options of `docker run`, and what the message says of them.
+OPTIONS = {
+    "bind": (["-v", "/run:/outside"], ["bind mount of /run at /outside"]),
+    "volume": (["-v", "things:/things"], ["volume things at /things"]),
+    "anonymous-volume": (["-v", "/things"], ["anonymous volume at /things"]),
+    "tmpfs": (["--tmpfs", "/scratch"], ["tmpfs mount at /scratch"]),
+    "tmpfs-mount": (["--mount", "type=tmpfs,dst=/scratch"], ["tmpfs mount at /scratch"]),
+    "network": (["--network", "office"], ["network office"]),
+    "host-network": (["--network", "host"], ["--network host"]),
+    "other-network": (["--network", "container:other"], ["network of another container"]),
+    "link": (["--link", "other:alias"], ["--link"]),
+    "pid": (["--pid", "host"], ["--pid"]),
+    "ipc": (["--ipc", "host"], ["--ipc"]),
+    "uts": (["--uts", "host"], ["--uts"]),
+    "terminal": (["--tty"], ["--tty"]),
+    "init": (["--init"], ["--init"]),
+    "device": (["--device", "/dev/full:/dev/more"], ["device /dev/full"]),
+    "device-rule": (["--device-cgroup-rule", "c 1:3 r"], ["--device-cgroup-rule"]),
+    "health": (["--health-cmd", "true"], ["health check", "true"]),
+    "several": (["--tmpfs", "/one", "--tty", "-v", "/two"], ["/one", "/two", "--tty"]),
+}
+
+# Objects that a process holds, and what the message says of them.
+OBJECTS = {
+    "thread": ["2 threads"],
+    "child": ["2 processes", "holder"],
+    "shared": ["shared memory"],
+    "shared-file": ["shared memory", "/tmp/scratch"],
+    "deleted-map": ["deleted", "/tmp/scratch"],
+    "deleted-file": ["deleted", "/tmp/scratch"],
+    "memfd": ["descriptor 3", "memfd:held"],
+    "pipe": ["descriptor 3", "a pipe"],
+    "unix-socket": ["descriptor 3", "a socket"],
+    "listening": ["descriptor 3", "a socket"],
+    "connection": ["a socket"],
+    "eventfd": ["descriptor 3", "eventfd"],
+    "epoll": ["descriptor 3", "eventpoll"],
+    "timerfd": ["descriptor 3", "timerfd"],
+    "signalfd": ["descriptor 3", "signalfd"],
+    "inotify": ["descriptor 3", "inotify"],
+    "flock": ["descriptor 3", "/tmp/scratch", "locks"],
+    "record-lock": ["descriptor 3", "/tmp/scratch", "locks"],
+    "timer": ["timer_create"],
+    "mlock": ["locked memory"],
+    "chroot": ["chroot"],
+    "posix-shm": ["/dev/shm/held"],
+    "sysv-shm": ["System V shared memory"],
+    "sysv-attached": ["shared memory", "SYSV"],
+    "sysv-sem": ["System V semaphores"],
+    "sysv-msg": ["System V message queue"],
+    "proc-file": ["descriptor 3", "/status"],
+}
+
+
+@pytest.fixture(scope="module")
+def ready(hosts: Pair, recorder_image: str) -> Iterator[Pair]:
+    """Both hosts, with another container and a network in the first."""
+    set_up(hosts)
+    source = hosts[0]
+    source.run(["docker", "run", "-d", "-i", "--name", "other", recorder_image])
+    source.run(["docker", "network", "create", "office"])
+    # Docker makes the mount that stands for the host's network once, and keeps it.
+    source.run(["docker", "run", "--rm", "--network", "host", recorder_image, "--help"])
+    yield hosts
+    source.run(["docker", "rm", "-f", "other"])
+    source.run(["docker", "network", "rm", "office"])
+
+
+@pytest.fixture
+def pair(ready: Pair, nothing_left: NothingLeft) -> Iterator[Pair]:
+    """Remove the container, and see that nothing else is left on either host."""
+    yield ready
+    ready[0].run(["docker", "rm", "-f", "-v", NAME])
+    ready[0].run(["docker", "volume", "rm", "-f", "things"])
+    nothing_left.check()
+
+
+@pytest.fixture(scope="module")
+def holder() -> Path:
+    """A program that holds one object of a given kind."""
+    built = REPO / "build" / "workloads" / "holder"
+    built.parent.mkdir(parents=True, exist_ok=True)
+    source = REPO / "tests" / "workloads" / "holder.c"
+    argv = ["cc", "-O1", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-o"]
+    subprocess.run([*argv, built, source], check=True, timeout=60)
+    return built
+
+
+@pytest.mark.parametrize("what", OPTIONS)
+def test_what_docker_shows(pair: Pair, recorder_image: str, what: str) -> None:
+    source = pair[0]
+    options, words = OPTIONS[what]
+    source.run(["docker", "run", "-d", "-i", "--name", NAME, *options, recorder_image])
+    before = facts(source, NAME)
+    refused(source, NAME, "lmb", NotCarried, NAME, *words)
+    assert facts(source, NAME) == before
+    if "--tty" not in options:
+        assert answers(source, NAME, "5") == "ok 1 5 1"
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_what_a_process_holds(pair: Pair, recorder_image: str, holder: Path, kind: str) -> None:
+    source = pair[0]
+    api = source.api()
+    try:
+        # `docker create -i` would have standard input end with the first who leaves.
+        api.create_container(
+            recorder_image,
+            [kind],
+            entrypoint=["/bin/holder"],
+            name=NAME,
+            stdin_open=True,
+            detach=True,
+        )
+    finally:
+        api.close()
+    source.run(["docker", "cp", str(holder), f"{NAME}:/bin/holder"])
+    source.run(["docker", "start", NAME])
+    answers(source, NAME, "it holds what it has to")
+    before = facts(source, NAME)
+    refused(source, NAME, "lmb", NotCarried, *OBJECTS[kind])
+    assert facts(source, NAME) == before
+    assert answers(source, NAME, "still") == "alive still"
+
+
+def test_a_process_that_came_in(pair: Pair, recorder_image: str) -> None:
+    source = pair[0]
+    source.run(["docker", "run", "-d", "-i", "--name", NAME, recorder_image])
+    source.run(["docker", "exec", "-d", NAME, "sleep", "300"])
+    refused(source, NAME, "lmb", NotCarried, NAME, "2 processes", "recorder", "sleep")
+    assert answers(source, NAME, "5") == "ok 1 5 1"
+
+
+def test_a_shell_and_its_children(pair: Pair, recorder_image: str) -> None:
+    source = pair[0]
+    script = ["--entrypoint", "sh", recorder_image, "-c", "sleep 300 & sleep 301 & wait"]
+    source.run(["docker", "run", "-d", "--name", NAME, *script])
+    refused(source, NAME, "lmb", NotCarried, NAME, "3 processes", "sleep")
+
+
+def test_a_connection_of_busybox(pair: Pair, recorder_image: str) -> None:
+    """Two programs of the image speak with each other; one is to move."""
+    source = pair[0]
+    listen = ["--entrypoint", "nc", recorder_image, "-l", "-p", "7000"]
+    source.run(["docker", "run", "-d", "-i", "--name", NAME, *listen])
+    refused(source, NAME, "lmb", NotCarried, "a socket")
+    address = "{{.NetworkSettings.IPAddress}}"
+    found = source.run(["docker", "inspect", "-f", address, NAME]).stdout.strip()
+    with source.popen(["busybox", "nc", found, "7000"], stdin=subprocess.PIPE) as caller:
+        try:
+            refused(source, NAME, "lmb", NotCarried, "a socket")
+        finally:
+            caller.kill()
+
+
+def test_mounts_that_were_made_inside(pair: Pair, recorder_image: str) -> None:
+    source = pair[0]
+    may = ["--cap-add", "SYS_ADMIN", "--security-opt", "apparmor=unconfined"]
+    source.run(["docker", "run", "-d", "-i", "--name", NAME, *may, recorder_image])
+    source.run(["docker", "exec", NAME, "mount", "-t", "tmpfs", "none", "/tmp"])
+    refused(source, NAME, "lmb", NotCarried, "/tmp", "mount")
+    assert answers(source, NAME, "5") == "ok 1 5 1"
