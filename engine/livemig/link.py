@@ -22,7 +22,7 @@ from types import TracebackType
 from livemig.errors import Cancelled, LinkLost, LivemigError, ProtocolError, from_wire
 from livemig.frames import Assembler, Body, Buffer, Frame, FrameType, encode
 
-QUEUE_LIMIT = 16 << 20
+QUEUE_LIMIT = 4 << 20
 _BUFFER_SIZE = 1 << 20
 _INLINE_LIMIT = 64 << 10
 _IOV_MAX = 1024
@@ -98,7 +98,7 @@ class Link:
         """Queue a frame; returns before it is written.
 
         The payload is not copied: its memory must stay as it is until ``flush``. Blocks while more
-        than 16 MiB are queued. Raises the reason once the link is dead.
+        than 4 MiB are queued. Raises the reason once the link is dead.
         """
         parts = encode(kind, body, payload)
         size = sum(memoryview(part).nbytes for part in parts)

@@ -74,6 +74,11 @@ class Pagemap:
         )
         return [(region.start, region.end) for region in regions]
 
+    def owns(self, address: int) -> bool:
+        """Tell whether the page at ``address`` belongs to the process alone."""
+        span = (address, address + PAGE_SIZE)
+        return bool(self.private(span) if self.can_scan else self._read(span))
+
     def _read(self, span: Span) -> list[Span]:
         spans: list[Span] = []
         first, last = span[0] // PAGE_SIZE, span[1] // PAGE_SIZE

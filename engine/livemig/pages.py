@@ -22,7 +22,7 @@ from livemig.intervals import Span, merged
 from livemig.system.memory import PAGE_SIZE
 
 BATCH_PAGES = 256
-_DELTA_BYTES = 1024  # a page that differs in more bytes goes whole
+_DELTA_WORDS = 128  # a page that differs in more words (of 8 bytes, 512 a page) goes whole
 
 
 class PageKind(IntEnum):
@@ -156,7 +156,7 @@ class Packer:
             return pages[:0]
         old = b"".join(copy for index in known if (copy := copies[index]) is not None)
         deltas = pages[known] ^ np.frombuffer(old, np.uint64).reshape(len(known), -1)
-        small = np.count_nonzero(deltas.view(np.uint8), axis=1) <= _DELTA_BYTES
+        small = (deltas != 0).sum(axis=1) <= _DELTA_WORDS
         kinds[np.array(known)[small]] = int(PageKind.DELTA)
         return deltas[small]
 
@@ -166,6 +166,13 @@ class Packer:
         self.counts.delta += delta
         self.counts.whole += whole
         self.counts.payload += payload
+
+
+def zero_pages(data: bytearray) -> list[int]:
+    """Return the places of the pages in ``data`` (4096 bytes each) that hold nothing but zeros."""
+    words = np.frombuffer(data, np.uint64).reshape(-1, PAGE_SIZE // 8)
+    found: list[int] = np.flatnonzero(~words.any(axis=1)).tolist()
+    return found
 
 
 def _runs(addresses: list[int], kinds: list[int]) -> Iterator[tuple[int, int, PageKind]]:

@@ -19,7 +19,7 @@ from livemig.intervals import Span, intersect, merged, subtract, total
 from livemig.layout import difference
 from livemig.model import Layout, MappedFile, RoundStat
 from livemig.pagemap import Pagemap
-from livemig.pages import DeltaCache, Packer, batches
+from livemig.pages import DeltaCache, Packer, batches, zero_pages
 from livemig.system.memory import PAGE_SIZE, Memory, read_ranges
 from livemig.tracker import Tracker
 from livemig.wire import to_wire
@@ -84,15 +84,13 @@ class MemorySource:
         self._ledger = subtract(self._ledger, found.gone)
         self._cache.drop(found.gone)
         repeated = intersect(spans, self._ledger)
+        gone = list(found.gone)
         for part, again in ((repeated, True), (subtract(spans, repeated), False)):
             for batch in batches(part):
-                self._send_batch(send, packer, batch, again, frozen)
-        self._ledger = merged([*self._ledger, *spans])
-        send(
-            FrameType.ROUND_END,
-            to_wire(RoundEnd(self.number, self._container_pid, tuple(found.gone))),
-            b"",
-        )
+                gone += self._send_batch(send, packer, batch, again, frozen)
+        self._ledger = subtract(merged([*self._ledger, *spans]), merged(gone))
+        end = RoundEnd(self.number, self._container_pid, tuple(gone))
+        send(FrameType.ROUND_END, to_wire(end), b"")
         counts = packer.counts
         millis = (time.monotonic() - started) * 1000
         kinds = (counts.zero, counts.delta, counts.whole)
@@ -114,15 +112,29 @@ class MemorySource:
 
     def _send_batch(
         self, send: Send, packer: Packer, spans: list[Span], again: bool, frozen: bool
-    ) -> None:
+    ) -> list[Span]:
+        """Send some pages; return those that the target must give up instead."""
         data = bytearray(total(spans))
-        addresses = [address for start, end in spans for address in range(start, end, PAGE_SIZE)]
+        addresses = [address for span in spans for address in range(*span, PAGE_SIZE)]
+        gone: list[Span] = []
         if self._read(spans, data) < len(data):
-            addresses, data = self._read_slowly(addresses, frozen)
-            if not addresses:
-                return
-        batch, payload = packer.pack(addresses, data, again)
-        send(FrameType.PAGES, to_wire(batch), payload)
+            addresses, data, gone = self._read_slowly(addresses, frozen)
+        if again and (empty := self._given_up(addresses, data)):
+            gone += empty
+            addresses, data = _without(addresses, data, {start for start, _ in empty})
+            self._cache.drop(empty)
+        if addresses:
+            batch, payload = packer.pack(addresses, data, again)
+            send(FrameType.PAGES, to_wire(batch), payload)
+        return gone
+
+    def _given_up(self, addresses: list[int], data: bytearray) -> list[Span]:
+        """Return the pages that the target holds and the process does not: they read as zeros."""
+        return [
+            (addresses[index], addresses[index] + PAGE_SIZE)
+            for index in zero_pages(data)
+            if not self._pagemap.owns(addresses[index])
+        ]
 
     def _read(self, spans: list[Span], data: bytearray) -> int:
         try:
@@ -134,16 +146,26 @@ class MemorySource:
                 raise
             return 0
 
-    def _read_slowly(self, addresses: list[int], frozen: bool) -> tuple[list[int], bytearray]:
+    def _read_slowly(
+        self, addresses: list[int], frozen: bool
+    ) -> tuple[list[int], bytearray, list[Span]]:
         """Read page by page; what vanished meanwhile is left to the next round unless frozen."""
-        found, data = [], bytearray()
+        found, data, gone = [], bytearray(), []
         for address in addresses:
             try:
                 data += self._memory.read(address, PAGE_SIZE)
             except OSError:
                 if frozen:
                     raise
-                self._ledger = subtract(self._ledger, [(address, address + PAGE_SIZE)])
+                gone.append((address, address + PAGE_SIZE))
                 continue
             found.append(address)
-        return found, data
+        return found, data, gone
+
+
+def _without(
+    addresses: list[int], data: bytearray, left_out: set[int]
+) -> tuple[list[int], bytearray]:
+    kept = [index for index, address in enumerate(addresses) if address not in left_out]
+    pages = (data[index * PAGE_SIZE : (index + 1) * PAGE_SIZE] for index in kept)
+    return [addresses[index] for index in kept], bytearray(b"".join(pages))

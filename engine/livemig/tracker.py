@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +21,11 @@ _VANISHED = (errno.EINVAL, errno.ENOMEM, errno.ENOENT)
 
 @dataclass(frozen=True)
 class Written:
-    """What a round must tell the target: pages to send, and pages that the process gave up."""
+    """What a round must tell the target: pages to send, and pages that the process gave up.
+
+    Of ``pages`` that the target holds, those that read as zeros may have been given up too: who
+    reads them has to ask ``Pagemap.private``.
+    """
 
     pages: list[Span]
     gone: list[Span]
@@ -82,8 +86,9 @@ class WriteProtectScan:
 
     Where the target holds anonymous pages, the kernel's fast path is taken, which looks at nothing
     but the write-protection (fs/proc/task_mmu.c, pagemap_scan_pmd_entry): 1.8 ms for a GiB, where
-    categories cost 14 ms. A page that was given up shows there as written. Elsewhere the categories
-    are needed: the fast path would protect, and so allocate page tables for, memory that is empty.
+    categories cost 14 ms. A page that was given up shows there as written, and reads as zeros.
+    Elsewhere the categories are needed: the fast path would protect, and so allocate page tables
+    for, memory that is empty.
     """
 
     name = "write-protect-scan"
@@ -134,17 +139,8 @@ class WriteProtectScan:
             except OSError as error:
                 if frozen or error.errno not in _VANISHED:
                     raise
-        suspects = merged(suspects)
-        present = merged(self._present(suspects))
-        gone = subtract(suspects, present)
-        pages = merged([*pages, *present])
-        if frozen:
-            gone = merged([*gone, *self._given_up_files(mappings, held)])
-        return Written(pages, gone)
-
-    def _present(self, suspects: list[Span]) -> Iterator[Span]:
-        for span in suspects:
-            yield from self._pagemap.private(span)
+        gone = self._given_up_files(mappings, held) if frozen else []
+        return Written(merged([*pages, *suspects]), gone)
 
     def _given_up_files(self, mappings: Sequence[Mapping], held: list[Span]) -> list[Span]:
         """Pages of files are marked as protected still when the process has given them up."""

@@ -43,6 +43,10 @@ class Session:
         """Bytes sent on all connections of this move."""
         return self._sent_before + self.link.bytes_sent
 
+    def processes(self) -> list[int]:
+        """Return the processes that carry the connection on this side."""
+        return [self._far.process.pid]
+
     def send(self, kind: FrameType, body: object = None, payload: Buffer = b"") -> None:
         """Send a frame; ``body`` is a dataclass, or what msgpack carries."""
         self.link.send(kind, to_wire(body), payload)

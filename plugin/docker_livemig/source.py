@@ -48,7 +48,7 @@ from livemig.link import Link
 from livemig.model import Image, RoundStat
 from livemig.outgoing import Outgoing
 from livemig.stdin import UnreadInput
-from livemig.system import procfs
+from livemig.system import priority, procfs
 from livemig.wire import to_wire
 
 _CHUNK = 1 << 20
@@ -166,6 +166,7 @@ class Move:
         self._undo.callback(self._outgoing.release)
         self._outgoing.start(live=live)
         if live:
+            priority.background(self._session.processes())
             self._iterate()
         containers.set_policy_no(self._api, self._spec)
         self._undo.callback(containers.restore_policy, self._api, self._spec.id, self._spec)
@@ -201,6 +202,8 @@ class Move:
 
     def _freeze(self) -> Image:
         self.watch.report("freeze", "freezing the container")
+        priority.foreground(self._session.processes())
+        self._session.send(FrameType.FREEZE)
         self._frozen_at = self._last_step = time.monotonic()
         self._outgoing.freeze()
         self._step("stop")

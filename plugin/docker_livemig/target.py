@@ -44,6 +44,7 @@ from livemig.incoming import Incoming
 from livemig.link import Link
 from livemig.pages import Batch
 from livemig.rounds import LayoutUpdate, RoundEnd
+from livemig.system import priority
 from livemig.wire import from_wire, to_wire
 
 _COMING_BACK = 150.0  # seconds that a source which committed has to connect again
@@ -70,6 +71,7 @@ class Arrival:
         self._link = link
         self._journal = Journal(prepare.move_id)
         self._freezer: Freezer | None = None
+        self._laid_out = False
         self._api = engine_api.connect()
         self._handlers: dict[FrameType, Callable[[Frame], None]] = {
             FrameType.IMAGE: self._image,
@@ -78,6 +80,7 @@ class Arrival:
             FrameType.LAYOUT: self._layout,
             FrameType.PAGES: self._pages,
             FrameType.ROUND_END: self._round_end,
+            FrameType.FREEZE: lambda _: priority.foreground(),
         }
 
     def run(self) -> None:
@@ -166,6 +169,9 @@ class Arrival:
             yield from self._chunks(FrameType.ROOTFS)
 
     def _layout(self, frame: Frame) -> None:
+        if self._prepare.mode == "live" and not self._laid_out:
+            self._laid_out = True
+            priority.background()
         self._incoming.follow(from_wire(LayoutUpdate, frame.body))
 
     def _pages(self, frame: Frame) -> None:

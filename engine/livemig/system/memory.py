@@ -15,12 +15,6 @@ PAGE_SHIFT = 12
 _IOV_MAX = 1024
 
 
-class IoVec(ctypes.Structure):
-    """``struct iovec``."""
-
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
 for _function in (libc.process_vm_readv, libc.process_vm_writev):
     _function.restype = ctypes.c_ssize_t
     _function.argtypes = [
@@ -33,8 +27,9 @@ for _function in (libc.process_vm_readv, libc.process_vm_writev):
     ]
 
 
-def _vectors(ranges: Sequence[tuple[int, int]]) -> ctypes.Array[IoVec]:
-    return (IoVec * len(ranges))(*(IoVec(*span) for span in ranges))
+def _vectors(ranges: Sequence[tuple[int, int]]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
+    """Return ``ranges`` as an array of ``struct iovec``."""
+    return np.array(ranges, np.uint64)
 
 
 def read_ranges(pid: int, ranges: Sequence[tuple[int, int]], buffer: bytearray) -> int:
@@ -48,9 +43,9 @@ def read_ranges(pid: int, ranges: Sequence[tuple[int, int]], buffer: bytearray) 
     for first in range(0, len(ranges), _IOV_MAX):
         part = ranges[first : first + _IOV_MAX]
         length = sum(size for _, size in part)
-        local, remote = IoVec(base + done, length), _vectors(part)
+        local, remote = _vectors([(base + done, length)]), _vectors(part)
         count: int = libc.process_vm_readv(
-            pid, ctypes.addressof(local), 1, ctypes.addressof(remote), len(part), 0
+            pid, local.ctypes.data, 1, remote.ctypes.data, len(part), 0
         )
         if count < 0:
             raise failed(f"reading memory of process {pid} at {part[0][0]:#x}")
@@ -72,9 +67,9 @@ def write_ranges(
     for first in range(0, len(ranges), _IOV_MAX):
         part = ranges[first : first + _IOV_MAX]
         length = sum(size for _, size in part)
-        local, remote = IoVec(base + done, length), _vectors(part)
+        local, remote = _vectors([(base + done, length)]), _vectors(part)
         count: int = libc.process_vm_writev(
-            pid, ctypes.addressof(local), 1, ctypes.addressof(remote), len(part), 0
+            pid, local.ctypes.data, 1, remote.ctypes.data, len(part), 0
         )
         if count < 0:
             raise failed(f"writing memory of process {pid} at {part[0][0]:#x}")
