@@ -62,7 +62,7 @@ _VERIFY_CHUNK = 1 << 20
 
 def run(request: MoveRequest, client: Link) -> None:
     """Carry out a move and tell ``client`` the summary; raises what stood in the way."""
-    watch = ClientWatch(client)
+    watch = ClientWatch(client, request.timeout_s)
     summary = Move(request, watch).run()
     client.send(FrameType.SUMMARY, to_wire(summary))
 

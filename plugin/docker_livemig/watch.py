@@ -17,16 +17,22 @@ class ClientWatch:
     """Reads the client's frames in a thread of its own.
 
     CANCEL, or the client's end, interrupts the link to the target that ``attach`` named, so that
-    whatever waits there raises Cancelled. After ``commit`` neither has an effect any more.
+    whatever waits there raises Cancelled; so does the end of ``limit`` seconds, where it is not 0.
+    After ``commit`` none of them has an effect any more.
     """
 
-    def __init__(self, client: Link) -> None:
+    def __init__(self, client: Link, limit: float = 0.0) -> None:
         self._client = client
         self._lock = threading.Lock()
         self._link: Link | None = None
         self._cancelled: LivemigError | None = None
         self._committed = False
         threading.Thread(target=self._listen, name="client watch", daemon=True).start()
+        if limit:
+            reason = f"the move took longer than {limit:g} s"
+            timer = threading.Timer(limit, self._cancel, (reason,))
+            timer.daemon = True
+            timer.start()
 
     def report(
         self,
@@ -73,8 +79,11 @@ class ClientWatch:
             reason = "the move was cancelled"
         except LivemigError:
             reason = "the command that asked for the move is gone"
+        self._cancel(reason)
+
+    def _cancel(self, reason: str) -> None:
         with self._lock:
-            if self._committed:
+            if self._committed or self._cancelled is not None:
                 return
             self._cancelled = Cancelled(f"{reason}; the container runs on at the source")
             if self._link is not None:
