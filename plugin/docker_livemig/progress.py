@@ -152,7 +152,8 @@ def describe(progress: Progress) -> str:
         figures.append(f"{progress.dirty} dirty")
     what = progress.text or progress.phase
     if progress.round:
-        what = f"{what} (round {progress.round})"
+        number = f"round {progress.round}"
+        what = f"{progress.text} ({number})" if progress.text else number
     return what + (": " + ", ".join(figures) if figures else "")
 
 
