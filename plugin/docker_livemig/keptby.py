@@ -6,7 +6,10 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from docker_livemig.bundle import read_bundle
 from livemig.errors import NotCarried
@@ -17,6 +20,7 @@ _SYSV = {
     "sem": "System V semaphores",
     "msg": "a System V message queue",
 }
+_WRITTEN_BY_DOCKER = 1.0  # seconds after the start of the first process
 _MANY = "/sys/fs/cgroup/"  # one mount for each hierarchy
 
 
@@ -25,11 +29,28 @@ def refuse_kept(name: str, container_id: str, pid: int) -> None:
 
     That is for mounts that were made inside it; those that Docker made are Docker's concern.
     """
-    if found := [*_files_in_memory(pid), *_ipc_objects(pid), *_mounts(container_id, pid)]:
+    if found := [
+        *_files_in_memory(pid),
+        *_edited_files(pid),
+        *_ipc_objects(pid),
+        *_mounts(container_id, pid),
+    ]:
         raise NotCarried(
             f"container {name} has what cannot be carried to another host: {'; '.join(found)}",
             hint="remove these, or wait for a version that carries them",
         )
+
+
+def _edited_files(pid: int) -> Iterator[str]:
+    """Docker writes these files anew on every host; what the container wrote would be lost."""
+    started = psutil.Process(pid).create_time()
+    for place in ("etc/hosts", "etc/hostname", "etc/resolv.conf"):
+        path = Path(f"/proc/{pid}/root/{place}")
+        with suppress(FileNotFoundError):
+            found = path.lstat()
+            mounted = found.st_dev != path.parent.stat().st_dev
+            if mounted and found.st_mtime > started + _WRITTEN_BY_DOCKER:
+                yield f"the file /{place}, which was changed inside the container"
 
 
 def _files_in_memory(pid: int) -> Iterator[str]:

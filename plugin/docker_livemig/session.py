@@ -100,16 +100,16 @@ class Session:
                 return
 
     def _abort(self, patience: float) -> None:
-        self.send(FrameType.ABORT, {"message": "the source gave the move up"})
         deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            try:
+        try:
+            self.send(FrameType.ABORT, {"message": "the source gave the move up"})
+            while time.monotonic() < deadline:
                 if self.link.receive(patience).type is FrameType.ABORTED:
                     return
-            except TransferError:
-                raise
-            except LivemigError:
-                return  # it broke off for a reason of its own, and has undone everything
+        except TransferError:
+            raise
+        except LivemigError:
+            return  # it broke off for a reason of its own, and has undone everything
 
     def close(self) -> None:
         """Close the connection."""

@@ -179,3 +179,12 @@ def test_mounts_that_were_made_inside(pair: Pair, recorder_image: str) -> None:
     source.run(["docker", "exec", NAME, "mount", "-t", "tmpfs", "none", "/tmp"])
     refused(source, NAME, "lmb", NotCarried, "/tmp", "mount")
     assert answers(source, NAME, "5") == "ok 1 5 1"
+
+
+def test_a_file_of_docker_that_was_edited_inside(pair: Pair, recorder_image: str) -> None:
+    source = pair[0]
+    source.run(["docker", "run", "-d", "-i", "--name", NAME, recorder_image])
+    edit = "echo 10.9.9.9 other >> /etc/hosts; touch -d '+5 seconds' /etc/hosts"
+    source.run(["docker", "exec", NAME, "sh", "-c", f"{edit} || touch -d 2030-01-01 /etc/hosts"])
+    refused(source, NAME, "lmb", NotCarried, "/etc/hosts", "changed inside")
+    assert answers(source, NAME, "5") == "ok 1 5 1"
