@@ -116,13 +116,7 @@ class Loan:
 
     def call(self, name: str, number: int, *arguments: int) -> int:
         """Make one system call; OSError, naming it, where it fails."""
-        registers = self._borrowed.copy()
-        words = [argument & ((1 << 64) - 1) for argument in arguments]
-        order = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
-        for register, word in zip(order, words, strict=False):
-            setattr(registers, register, word)
-        registers.rax = number
-        registers.rip = self._gadgets.call
+        registers = self._borrowed.calling(self._gadgets.call, number, *arguments)
         registers.rsp = self._frame
         ptrace.set_registers(self.tracee.tid, registers)
         self._to_syscall_stop()

@@ -92,12 +92,7 @@ class Held:
     def call_at(self, address: int, number: int, *arguments: int) -> int:
         """Make one system call at an instruction; the thread is in its exit stop afterwards."""
         registers = ptrace.get_registers(self.pid)
-        registers.rip, registers.rax = address, number
-        registers.orig_rax = (1 << 64) - 1
-        order = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
-        for register, argument in zip(order, arguments, strict=False):
-            setattr(registers, register, argument & ((1 << 64) - 1))
-        ptrace.set_registers(self.pid, registers)
+        ptrace.set_registers(self.pid, registers.calling(address, number, *arguments))
         for _ in range(2):
             ptrace.cont_to_syscall(self.pid)
             stop = self.tracee.wait()

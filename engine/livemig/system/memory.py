@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -38,21 +38,8 @@ def read_ranges(pid: int, ranges: Sequence[tuple[int, int]], buffer: bytearray) 
     Returns the number of bytes read; it is smaller where memory vanished meanwhile. Raises OSError
     (ESRCH, EPERM; EFAULT where nothing at all could be read). See process_vm_readv(2).
     """
-    done = 0
-    base = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-    for first in range(0, len(ranges), _IOV_MAX):
-        part = ranges[first : first + _IOV_MAX]
-        length = sum(size for _, size in part)
-        local, remote = _vectors([(base + done, length)]), _vectors(part)
-        count: int = libc.process_vm_readv(
-            pid, local.ctypes.data, 1, remote.ctypes.data, len(part), 0
-        )
-        if count < 0:
-            raise failed(f"reading memory of process {pid} at {part[0][0]:#x}")
-        done += count
-        if count < length:
-            break
-    return done
+    base = np.frombuffer(buffer, np.uint8).ctypes.data
+    return _transfer(libc.process_vm_readv, f"reading memory of process {pid}", pid, ranges, base)
 
 
 def write_ranges(
@@ -62,17 +49,21 @@ def write_ranges(
 
     Returns the number of bytes written, smaller where a range is not writable. Raises OSError.
     """
-    done = 0
     base = np.frombuffer(data, np.uint8).ctypes.data
+    return _transfer(libc.process_vm_writev, f"writing memory of process {pid}", pid, ranges, base)
+
+
+def _transfer(
+    call: Callable[..., int], what: str, pid: int, ranges: Sequence[tuple[int, int]], base: int
+) -> int:
+    done = 0
     for first in range(0, len(ranges), _IOV_MAX):
         part = ranges[first : first + _IOV_MAX]
         length = sum(size for _, size in part)
         local, remote = _vectors([(base + done, length)]), _vectors(part)
-        count: int = libc.process_vm_writev(
-            pid, local.ctypes.data, 1, remote.ctypes.data, len(part), 0
-        )
+        count = call(pid, local.ctypes.data, 1, remote.ctypes.data, len(part), 0)
         if count < 0:
-            raise failed(f"writing memory of process {pid} at {part[0][0]:#x}")
+            raise failed(f"{what} at {part[0][0]:#x}")
         done += count
         if count < length:
             break

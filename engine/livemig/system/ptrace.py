@@ -51,6 +51,11 @@ _NAMES = (
 ).split()
 
 
+_ARGUMENTS = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
+_WORD = (1 << 64) - 1
+_NO_CALL = _WORD  # -1: the kernel restarts nothing
+
+
 class Registers(ctypes.Structure):
     """``struct user_regs_struct``: 27 registers of 64 bits."""
 
@@ -59,6 +64,15 @@ class Registers(ctypes.Structure):
     def copy(self) -> Registers:
         """Return a copy that can be changed on its own."""
         return Registers.from_buffer_copy(self)
+
+    def calling(self, address: int, number: int, *arguments: int) -> Registers:
+        """Return the registers that make system call ``number`` at the instruction ``address``."""
+        changed = self.copy()
+        changed.rip, changed.rax = address, number
+        changed.orig_rax = _NO_CALL
+        for register, argument in zip(_ARGUMENTS, arguments, strict=False):
+            setattr(changed, register, argument & _WORD)
+        return changed
 
     def as_dict(self) -> dict[str, int]:
         """Return name and value of every register."""
