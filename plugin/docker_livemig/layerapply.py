@@ -77,8 +77,11 @@ def _applying_child(root: int, mounts: set[str], source: int, results: int) -> N
     except BaseException as error:  # noqa: BLE001 - goes to the parent
         failure = InternalError(f"writing the container's files: {error!r}").to_wire()
     finally:
-        os.write(results, json.dumps(failure).encode())
-        os._exit(0)
+        # Nothing may get past this: above are the callers of the parent, and what they undo.
+        try:
+            os.write(results, json.dumps(failure).encode())
+        finally:
+            os._exit(0)
 
 
 def _mount_points(pid: int) -> set[str]:

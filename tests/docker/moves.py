@@ -70,6 +70,7 @@ def refused(
     for word in words:
         assert word in message, message
     assert result.stdout == ""
+    assert "may still hold" not in result.stderr
     return message
 
 

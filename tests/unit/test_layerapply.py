@@ -1,0 +1,27 @@
+"""The child that writes a container's files never becomes a second copy of the peer."""
+
+from __future__ import annotations
+
+import os
+
+from docker_livemig import layerapply
+
+ESCAPED = 7
+
+
+def test_the_child_ends_when_nobody_hears_it() -> None:
+    root = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    source, source_writer = os.pipe()
+    results_reader, results = os.pipe()
+    os.close(source_writer)
+    os.close(results_reader)
+    child = os.fork()
+    if child == 0:
+        try:
+            layerapply._applying_child(root, set(), source, results)
+        finally:
+            os._exit(ESCAPED)
+    for descriptor in (root, source, results):
+        os.close(descriptor)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
