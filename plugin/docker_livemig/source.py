@@ -34,6 +34,7 @@ from docker_livemig.messages import (
 from docker_livemig.requests import MoveRequest, MoveSummary
 from docker_livemig.resolve import Resolved, refuse, resolve
 from docker_livemig.session import Session
+from docker_livemig.sweep import FREEZING, owner, sweep
 from docker_livemig.watch import ClientWatch
 from livemig.errors import (
     HostError,
@@ -85,6 +86,7 @@ class Move:
         """Go through all phases."""
         self._started = time.monotonic()
         self._api = engine_api.connect()
+        self.notes += sweep(self._api)
         self._spec = containers.describe(self._api, self.request.container)
         containers.refuse_uncarried(self._api, self._spec)
         if self.request.keep_source and self._spec.auto_remove:
@@ -170,7 +172,13 @@ class Move:
             self._iterate()
         containers.set_policy_no(self._api, self._spec)
         self._undo.callback(containers.restore_policy, self._api, self._spec.id, self._spec)
-        self._journal.append("freezing", container=self._spec.id, host=self.request.host)
+        self._journal.append(
+            FREEZING,
+            container=self._spec.id,
+            host=self.request.host,
+            policy=self._spec.restart_policy,
+            owner=owner(),
+        )
         self._undo.callback(self._journal.remove)
 
     def _iterate(self) -> None:

@@ -30,6 +30,7 @@ from docker_livemig.messages import (
     Status,
     state_digest,
 )
+from docker_livemig.sweep import HELD, owner, sweep
 from livemig.errors import (
     Cancelled,
     LinkLost,
@@ -100,6 +101,7 @@ class Arrival:
             self._finish()
 
     def _accept(self) -> None:
+        sweep(self._api)
         check_vdso(self._prepare.source, self._prepare.vdso)
         images.check_platform(self._api, self._spec)
         containers.check_target(self._api, self._spec)
@@ -138,7 +140,7 @@ class Arrival:
     def _create(self, _: Frame) -> None:
         self._id = containers.create(self._api, self._spec)
         self._undo.callback(self._remove)
-        self._journal.append("held", container=self._id, name=self._spec.name)
+        self._journal.append(HELD, container=self._id, name=self._spec.name, owner=owner())
         self._undo.callback(self._journal.remove)
         self._pid = containers.start_held(self._api, self._id, self._spec)
         if seccomp_profile(self._pid) != self._prepare.seccomp:
