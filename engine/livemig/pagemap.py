@@ -28,6 +28,11 @@ from livemig.system.uffd import (
 _ENTRIES = 65536
 _PRESENT_OR_SWAPPED = np.uint64(3 << 62)
 _FILE = np.uint64(1 << 61)
+# What write-protection leaves where a page of a file was given up looks as if it were swapped, to
+# PAGEMAP_SCAN too. It is told by the type of its swap area, the last one (SWP_PTE_MARKER in
+# include/linux/swap.h), and bit 57, written by userfaultfd.
+_MARKER_BITS = np.uint64(1 << 62 | 1 << 57 | 0x1F)
+_MARKER = np.uint64(1 << 62 | 1 << 57 | 0x1F)
 
 
 def carried(mappings: Iterable[Mapping]) -> list[Mapping]:
@@ -70,9 +75,14 @@ class Pagemap:
             required=PAGE_IS_WRITTEN if written else 0,
             inverted=PAGE_IS_FILE | PAGE_IS_PFNZERO,
             any_of=PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            returned=PAGE_IS_PRESENT,
             protect=protect,
         )
-        return [(region.start, region.end) for region in regions]
+        spans: list[Span] = []
+        for region in regions:
+            here = (region.start, region.end)
+            spans += [here] if region.categories & PAGE_IS_PRESENT else self._read(here)
+        return merged(spans)
 
     def owns(self, address: int) -> bool:
         """Tell whether the page at ``address`` belongs to the process alone."""
@@ -86,6 +96,7 @@ class Pagemap:
             count = min(_ENTRIES, last - start)
             entries = np.frombuffer(os.pread(self.descriptor, count * 8, start * 8), np.uint64)
             own = (entries & _PRESENT_OR_SWAPPED != 0) & (entries & _FILE == 0)
+            own &= entries & _MARKER_BITS != _MARKER
             edges = np.flatnonzero(np.diff(np.concatenate(([False], own, [False]))))
             spans += [
                 ((start + int(a)) * PAGE_SIZE, (start + int(b)) * PAGE_SIZE)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from livemig.errors import ProcessGone
+from livemig.errors import InternalError, ProcessGone
 from livemig.extract import mapped_files, read_layout
 from livemig.frames import FrameType
 from livemig.intervals import Span, intersect, merged, subtract, total
@@ -25,6 +26,7 @@ from livemig.tracker import Tracker
 from livemig.wire import to_wire
 
 Send = Callable[[FrameType, Any, Any], None]
+_LOOKS = 100
 
 
 @dataclass(frozen=True)
@@ -97,18 +99,25 @@ class MemorySource:
         return RoundStat(self.number, counts.pages, *kinds, counts.payload, millis)
 
     def _send_layout(self, send: Send) -> None:
-        layout = read_layout(self._pid, self._container_pid)
+        layout, files = self._read_layout()
         change = difference(self._layout.mappings, layout.mappings)
         if not change and self.number > 1:
             return
         lost = merged(change.unmapped)
         self._ledger = subtract(self._ledger, lost)
         self._cache.drop(lost)
-        new = [mapping for mapping in layout.mappings if mapping.path not in self._files]
-        files = mapped_files(self._pid, new)
         self._files.update(file.path for file in files)
         self._layout = layout
         send(FrameType.LAYOUT, to_wire(LayoutUpdate(layout, tuple(files))), b"")
+
+    def _read_layout(self) -> tuple[Layout, list[MappedFile]]:
+        """Return the layout, and the files in it that the target does not know."""
+        for _ in range(_LOOKS):
+            layout = read_layout(self._pid, self._container_pid)
+            new = [mapping for mapping in layout.mappings if mapping.path not in self._files]
+            with suppress(FileNotFoundError):  # unmapped since the layout was read
+                return layout, mapped_files(self._pid, new)
+        raise InternalError(f"process {self._pid} changes its memory too fast to be looked at")
 
     def _send_batch(
         self, send: Send, packer: Packer, spans: list[Span], again: bool, frozen: bool

@@ -129,6 +129,10 @@ class App:
         self.tell(line)
         return self.answer(timeout)
 
+    def follow(self, other: App) -> None:
+        """Take over the output that another, which has ended, has left."""
+        self._buffer = other._buffer + other.pipes[1].read()
+
     def _read(self, deadline: float) -> None:
         output = self.pipes[1].fileno()
         ready, _, _ = select.select([output], [], [], max(deadline - time.monotonic(), 0))

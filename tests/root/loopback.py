@@ -75,6 +75,7 @@ class Move:
         self.outgoing.kill()
         self.source.wait()
         self.source.pipes[0].close()
+        self.target.follow(self.source)
         if stdin is not None:
             for data in stdin.rest(1.0):
                 assert self.incoming.feed(data) == 0

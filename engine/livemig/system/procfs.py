@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
+from livemig.errors import InternalError
+
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+_LOOKS = 100
 _PROT = {"r": PROT_READ, "w": PROT_WRITE, "x": PROT_EXEC, "-": 0}
 
 
@@ -25,7 +29,19 @@ class Area:
 
 
 def read_areas(pid: int) -> list[Area]:
-    """Return the memory areas of a process, by ascending address, vsyscall left out."""
+    """Return the memory areas of a process, by ascending address, vsyscall left out.
+
+    The kernel writes the list a page at a time. What moves meanwhile can show twice: then the list
+    is read again.
+    """
+    for _ in range(_LOOKS):
+        areas = _read_areas(pid)
+        if all(below.end <= above.start for below, above in pairwise(areas)):
+            return areas
+    raise InternalError(f"process {pid} changes its memory too fast to be looked at")
+
+
+def _read_areas(pid: int) -> list[Area]:
     areas = []
     with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:

@@ -1,0 +1,174 @@
+"""Drive the program ``mapper``: it does to its memory what a seed says."""
+
+from __future__ import annotations
+
+import mmap
+import random
+import struct
+from pathlib import Path
+
+from tests.root.apps import App
+
+PAGE = mmap.PAGESIZE
+ARENA = 0x10_0000_0000
+PAGES = 1024  # two huge pages
+LONGEST = 96
+
+NR_MMAP, NR_MPROTECT, NR_MUNMAP, NR_BRK, NR_PREAD, NR_MREMAP, NR_MADVISE = 9, 10, 11, 12, 17, 25, 28
+NR_GETPID, NR_PRCTL = 39, 157
+CALL, FILL, POKE, PEEK = range(4)
+FILE, RANDOM, ZERO = 3, 4, 5
+MAYMOVE, FIXED, DONTUNMAP = 1, 2, 4
+MAP_FIXED_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE = 0x12, 0x20, 0x4000
+ADVICE = {
+    "dontneed": 4,
+    "free": 8,
+    "hugepage": 14,
+    "nohugepage": 15,
+    "cold": 20,
+    "pageout": 21,
+    "collapse": 25,
+}
+PROTECTIONS = (3, 3, 3, 1, 0, 5, 7)
+
+
+class Mapper:
+    """Sends commands to the program, and says what it sent."""
+
+    def __init__(self, app: App, seed: int) -> None:
+        self.app = app
+        self.random = random.Random(seed)
+        self.log: list[str] = []
+        self._waiting = 0
+        self._brk = 0
+
+    def command(self, operation: int, number: int, *arguments: int) -> None:
+        """Send one command without waiting for its answer."""
+        words = [*arguments, *[0] * (6 - len(arguments))]
+        self.app.send(struct.pack("=8Q", operation, number, *words))
+        self._waiting += 1
+
+    def answers(self) -> list[int]:
+        """Wait until all commands have been answered."""
+        data = self.app.receive(8 * self._waiting)
+        self._waiting = 0
+        return list(struct.unpack(f"={len(data) // 8}q", data))
+
+    def call(self, number: int, *arguments: int) -> int:
+        """Let it make one system call, and return the result."""
+        self.answers()
+        self.command(CALL, number, *arguments)
+        return self.answers()[0]
+
+    def begin(self) -> None:
+        """Lay the arena out."""
+        length = PAGES * PAGE
+        flags = MAP_FIXED_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+        assert self.call(NR_MMAP, ARENA, length, 3, flags, 1 << 64 - 1, 0) == ARENA
+        self._brk = self.call(NR_BRK, 0)
+        self.command(FILL, 1, ARENA, length // 2)
+        self.answers()
+
+    def act(self, count: int) -> None:
+        """Send ``count`` random commands."""
+        for _ in range(count):
+            action = self.random.choices(ACTIONS, WEIGHTS)[0]
+            self.log.append(f"{action.__name__} {action(self)}")
+
+    def _span(self) -> tuple[int, int]:
+        length = self.random.randint(1, self.random.choice((2, 8, LONGEST)))
+        return ARENA + self.random.randrange(PAGES - length) * PAGE, length * PAGE
+
+    def _fill(self) -> str:
+        start, length = self._span()
+        self.command(FILL, self.random.randrange(1 << 60), start, length)
+        return f"{start:#x}+{length:#x}"
+
+    def _poke(self) -> str:
+        start, length = self._span()
+        start += self.random.randrange(PAGE // 8) * 8
+        self.command(POKE, self.random.randrange(1 << 60), start, length - PAGE)
+        return f"{start:#x}+{length - PAGE:#x}"
+
+    def _peek(self) -> str:
+        start, length = self._span()
+        self.command(PEEK, 0, start, length)
+        return f"{start:#x}+{length:#x}"
+
+    def _read(self) -> str:
+        start, length = self._span()
+        start += self.random.randrange(PAGE)
+        source = self.random.choice((FILE, RANDOM, ZERO))
+        length = max(length - PAGE, 1)
+        self.command(CALL, NR_PREAD, source, start, length, self.random.randrange(9) * 100)
+        return f"{source} {start:#x}+{length:#x}"
+
+    def _map(self) -> str:
+        start, length = self._span()
+        prot = self.random.choice(PROTECTIONS)
+        flags = MAP_FIXED_PRIVATE | MAP_ANONYMOUS
+        self.command(CALL, NR_MMAP, start, length, prot, flags, (1 << 64) - 1, 0)
+        return f"{start:#x}+{length:#x} {prot}"
+
+    def _map_file(self) -> str:
+        start, length = self._span()
+        prot = self.random.choice(PROTECTIONS)
+        offset = self.random.randrange(32) * PAGE
+        self.command(CALL, NR_MMAP, start, length, prot, MAP_FIXED_PRIVATE, FILE, offset)
+        return f"{start:#x}+{length:#x} {prot} {offset:#x}"
+
+    def _unmap(self) -> str:
+        start, length = self._span()
+        self.command(CALL, NR_MUNMAP, start, length)
+        return f"{start:#x}+{length:#x}"
+
+    def _remap(self) -> str:
+        (start, length), (wanted, size) = self._span(), self._span()
+        flags = MAYMOVE | FIXED
+        if self.random.random() < 0.2:
+            flags, size = flags | DONTUNMAP, length
+            wanted = min(wanted, ARENA + PAGES * PAGE - length)
+        self.command(CALL, NR_MREMAP, start, length, size, flags, wanted)
+        return f"{start:#x}+{length:#x} {wanted:#x}+{size:#x} {flags}"
+
+    def _protect(self) -> str:
+        start, length = self._span()
+        prot = self.random.choice(PROTECTIONS)
+        self.command(CALL, NR_MPROTECT, start, length, prot)
+        return f"{start:#x}+{length:#x} {prot}"
+
+    def _advise(self) -> str:
+        start, length = self._span()
+        name = self.random.choice(("dontneed", "dontneed", "free", *ADVICE))
+        if "huge" in name or name == "collapse":
+            start, length = ARENA + self.random.randrange(2) * (2 << 20), 2 << 20
+        self.command(CALL, NR_MADVISE, start, length, ADVICE[name])
+        return f"{start:#x}+{length:#x} {name}"
+
+    def _grow(self) -> str:
+        end = self._brk + self.random.randrange(64) * PAGE
+        self.command(CALL, NR_BRK, end)
+        self.command(POKE, self.random.randrange(1 << 60), self._brk, max(end - self._brk - 8, 0))
+        return f"{end:#x}"
+
+
+ACTIONS = (
+    Mapper._fill,
+    Mapper._poke,
+    Mapper._peek,
+    Mapper._read,
+    Mapper._map,
+    Mapper._map_file,
+    Mapper._unmap,
+    Mapper._remap,
+    Mapper._protect,
+    Mapper._advise,
+    Mapper._grow,
+)
+WEIGHTS = (6, 10, 3, 5, 3, 2, 2, 4, 4, 5, 1)
+
+
+def make_file(path: Path) -> Path:
+    """Write the file that is mapped, every page of it another."""
+    path.write_bytes(random.Random(0).randbytes(160 * PAGE))
+    return path
