@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,6 +50,14 @@ LACKS: dict[str, Callable[[], str | None]] = {
 def pytest_configure(config: pytest.Config) -> None:
     """Name the marker that `make test` leaves to `make test-long`."""
     config.addinivalue_line("markers", "long: takes minutes (make test-long)")
+
+
+def pytest_configure() -> None:
+    """Let what the tests start be interrupted, also where a shell started them in the background.
+
+    Such a shell has SIGINT ignored, and so would have every child.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
