@@ -48,15 +48,11 @@ LACKS: dict[str, Callable[[], str | None]] = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker that `make test` leaves to `make test-long`."""
-    config.addinivalue_line("markers", "long: takes minutes (make test-long)")
+    """Name the marker that `make test` leaves to `make test-long`, and let children be interrupted.
 
-
-def pytest_configure() -> None:
-    """Let what the tests start be interrupted, also where a shell started them in the background.
-
-    Such a shell has SIGINT ignored, and so would have every child.
+    A shell that starts this in the background has SIGINT ignored, and so would have every child.
     """
+    config.addinivalue_line("markers", "long: takes minutes (make test-long)")
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
