@@ -1,0 +1,229 @@
+"""Moves that are broken off: the container runs on where it was, and the target is clean."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import psutil
+import pytest
+
+from docker_livemig.exits import EXIT_CODES
+from livemig.errors import Cancelled, LinkLost, LivemigError
+from tests.conftest import NothingLeft
+from tests.docker.moves import Pair, facts, inspect, processes, set_up, slow_link
+from tests.hosts import RECORDER, Host
+from tests.typist import Typist
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(90)]
+
+NAME = "staying"
+LIMIT = 60.0
+RATE = 24e6
+"""Bytes a second; the memory of the container takes more than a second."""
+MEMORY = ("--heap", "32", "--rewrite", "random", "--per-mille", "300", "--every-ms", "20")
+
+
+class Command:
+    """A `docker livemig` that runs, and whose progress can be waited for."""
+
+    def __init__(self, host: Host, *words: str, env: dict[str, str] | None = None) -> None:
+        argv = ["setsid", "docker", "livemig", "--progress", "json", *words]
+        self._process = host.popen(
+            argv,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._watch = threading.Timer(LIMIT, self._process.kill)
+        self.said: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Command:
+        self._watch.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.communicate()
+        self._watch.cancel()
+        self._watch.join()
+
+    def wait_for(self, phase: str, number: int = 0) -> None:
+        """Return once it has reported the phase, or in it the round."""
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self.said.append(json.loads(line))
+            progress = self.said[-1].get("progress", {})
+            if progress.get("phase") == phase and progress["round"] >= number:
+                return
+        raise AssertionError(f"it ended before {phase} {number or ''}: {self.said}")
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C: the whole foreground group of the terminal hears it."""
+        os.killpg(self._process.inside(), signal.SIGINT)
+
+    def kill(self) -> None:
+        """Kill Docker's command and the plugin, so that neither can say a word."""
+        docker = psutil.Process(self._process.inside())
+        plugins = [each for each in docker.children() if "livemig" in each.cmdline()]
+        assert plugins
+        for each in (docker, *plugins):
+            each.kill()
+
+    def end(self) -> tuple[int, list[dict[str, Any]]]:
+        """Wait for the end; return the exit code and what was said last."""
+        out, err = self._process.communicate(timeout=LIMIT)
+        self.said += [json.loads(line) for line in err.splitlines()]
+        assert out == "" or self._process.returncode == 0
+        return self._process.returncode, self.said
+
+    def must_fail(self, error: type[LivemigError]) -> str:
+        """Wait for the end with this error, and return its message."""
+        code, said = self.end()
+        assert "error" in said[-1], said
+        assert (said[-1]["error"]["code"], code) == (error.code, EXIT_CODES[error]), said[-1]
+        message: str = said[-1]["error"]["message"]
+        return message
+
+
+@pytest.fixture(scope="module")
+def ready(hosts: Pair, recorder_image: str) -> Iterator[Pair]:
+    """Both hosts, with a container in the first that writes much memory."""
+    set_up(hosts)
+    policy = ["--restart", "always"]
+    hosts[0].run(["docker", "run", "-d", "-i", "--name", NAME, *policy, recorder_image, *MEMORY])
+    yield hosts
+    hosts[0].run(["docker", "rm", "-f", NAME])
+
+
+@pytest.fixture
+def fresh(ready: Pair) -> Pair:
+    """Have the container begin with an empty record."""
+    ready[0].run(["docker", "restart", "-t", "0", NAME])
+    return ready
+
+
+@pytest.fixture
+def pair(fresh: Pair, nothing_left: NothingLeft) -> Iterator[Pair]:
+    """Somebody types all the while, and loses nothing; nothing is left on either host."""
+    before = facts(fresh[0], NAME)
+    with Typist(fresh, NAME) as typist:
+        typist.wait_for(20)
+        yield fresh
+        typist.wait_for(20)
+        typist.verify()
+        assert typist.moves == 0
+    assert facts(fresh[0], NAME) == before
+    nothing_left.check()
+
+
+PHASES = [("connect", 0), ("image", 0), ("create", 0), ("files", 0), ("round", 1), ("freeze", 0)]
+
+
+@pytest.mark.parametrize(("phase", "number"), PHASES)
+def test_ctrl_c(pair: Pair, phase: str, number: int) -> None:
+    with slow_link(pair[0], RATE) as env, Command(pair[0], NAME, "lmb", env=env) as command:
+        command.wait_for(phase, number)
+        command.interrupt()
+        assert "cancelled" in command.must_fail(Cancelled)
+
+
+def test_ctrl_c_in_the_middle_of_a_round(pair: Pair) -> None:
+    with slow_link(pair[0], RATE) as env, Command(pair[0], NAME, "lmb", env=env) as command:
+        command.wait_for("files")
+        time.sleep(0.5)  # there is no word of a round before its end
+        command.interrupt()
+        command.must_fail(Cancelled)
+        assert not [each for each in command.said if each.get("progress", {}).get("round")]
+
+
+@pytest.mark.parametrize("phase", ["create", "files", "freeze"])
+def test_the_command_is_killed(pair: Pair, phase: str) -> None:
+    with slow_link(pair[0], RATE) as env, Command(pair[0], NAME, "lmb", env=env) as command:
+        command.wait_for(phase)
+        command.kill()
+        assert command.end()[0] != 0
+    gone(pair[0], "peer", "--stdio")
+    gone(pair[1], "peer", "--stdio")
+
+
+@pytest.mark.parametrize("phase", ["files", "freeze"])
+def test_the_peer_on_the_target_is_killed(pair: Pair, phase: str) -> None:
+    with slow_link(pair[0], RATE) as env, Command(pair[0], NAME, "lmb", env=env) as command:
+        command.wait_for(phase)
+        for peer in processes(pair[1], "docker_livemig.main", "peer"):
+            peer.kill()
+        command.must_fail(LinkLost)
+    cannot_run(pair[1])
+
+
+def cannot_run(host: Host) -> None:
+    """See that a copy whose peer was killed never came to run, and clear it away by hand."""
+    state = inspect(host, NAME)["State"]
+    if state["Running"] and state["Pid"]:
+        command = host.run(["cat", f"/proc/{state['Pid']}/cmdline"], check=False).stdout
+        assert command in ("", "/dev/.livemig-hold\0")
+    host.run(["docker", "rm", "-f", NAME])
+    host.run(["docker", "rmi", RECORDER])
+    host.run(["sh", "-c", "rm -rf /run/livemig/*/* /var/lib/livemig/*"])
+
+
+@pytest.mark.parametrize("phase", ["create", "files", "freeze"])
+def test_ssh_is_killed(pair: Pair, phase: str) -> None:
+    with slow_link(pair[0], RATE) as env, Command(pair[0], NAME, "lmb", env=env) as command:
+        command.wait_for(phase)
+        for ssh in processes(pair[0], "ssh", "peer", "--stdio"):
+            ssh.kill()
+        command.must_fail(LinkLost)
+
+
+def test_the_peer_on_the_source_is_killed(pair: Pair) -> None:
+    """In the middle of a round: nothing is borrowed from the container then."""
+    with slow_link(pair[0], RATE) as env, Command(pair[0], NAME, "lmb", env=env) as command:
+        command.wait_for("files")
+        time.sleep(0.5)
+        for peer in processes(pair[0], "docker_livemig.main", "peer"):
+            peer.kill()
+        command.must_fail(LinkLost)
+
+
+def gone(host: Host, *words: str) -> None:
+    """Wait until no such process is left."""
+    _, alive = psutil.wait_procs(processes(host, *words), timeout=20)
+    assert not alive
+
+
+def test_ctrl_c_is_too_late(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> None:
+    """After the point of no return the move is completed."""
+    set_up(hosts)
+    nothing_left.ignore("images")
+    source, target = hosts
+    source.run(["docker", "run", "-d", "-i", "--name", "going", recorder_image])
+    try:
+        with Typist(hosts, "going") as typist, Command(source, "going", "lmb") as command:
+            typist.wait_for(20)
+            command.wait_for("finish")
+            command.interrupt()
+            code, said = command.end()
+            assert code == 0, said
+            typist.wait_for(20)
+            typist.verify()
+            assert typist.host is target
+    finally:
+        for host in hosts:
+            host.run(["docker", "rm", "-f", "going"], check=False)
