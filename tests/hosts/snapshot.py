@@ -97,9 +97,11 @@ _RUNTIME_DIRECTORIES = (
 
 def _files(host: Host, places: tuple[str, ...]) -> Counter[str]:
     found: Counter[str] = Counter()
+    repository = str(host.path(host.config.repo))  # a clone may lie below /tmp
     for place in places:
         root = host.path(place)
-        for top, _, names in os.walk(root):
+        for top, directories, names in os.walk(root):
+            directories[:] = [name for name in directories if f"{top}/{name}" != repository]
             inside = f"{place}/{Path(top).relative_to(root)}".removesuffix("/.")
             found.update([inside, *(f"{inside}/{name}" for name in names)])
     for kept in _RUNTIME_DIRECTORIES:
