@@ -1,0 +1,34 @@
+"""What a kernel lacks is said by name, and the way out with it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+import pytest
+
+from livemig.errors import KernelLacks
+from livemig.pagemap import Pagemap
+from livemig.tracker import WriteProtectScan
+
+
+class OldLoan:
+    """A borrowed thread on a kernel that refuses userfaultfd, as some are configured."""
+
+    def call(self, name: str, number: int, *arguments: int) -> int:
+        raise OSError(errno.ENOSYS, f"{name}: {os.strerror(errno.ENOSYS)} {number} {arguments}")
+
+
+@pytest.mark.parametrize(("can_scan", "named"), [(False, "PAGEMAP_SCAN"), (True, "userfaultfd")])
+def test_a_kernel_that_cannot_is_told_and_offered_the_other_mode(
+    can_scan: bool, named: str
+) -> None:
+    pagemap = Pagemap(os.getpid())
+    pagemap.can_scan = can_scan
+    loan: Any = OldLoan()
+    with pytest.raises(KernelLacks, match=named) as caught:
+        WriteProtectScan.plant(loan, pagemap)
+    pagemap.close()
+    assert os.uname().release in caught.value.message
+    assert "--mode stop-and-copy" in caught.value.hint
