@@ -10,6 +10,7 @@ from livemig.extract.mappings import digest_file
 from livemig.freezer import Freezer
 from livemig.inject import Held, StubLayout, rebuild
 from livemig.inject.check import check
+from livemig.inject.held import USER_END
 from livemig.inject.memory import PageWriter
 from livemig.inject.process import set_registers
 from livemig.layout import difference
@@ -18,6 +19,7 @@ from livemig.pages import Batch
 from livemig.rounds import LayoutUpdate, RoundEnd
 from livemig.stdin import feed
 from livemig.system import handles
+from livemig.system.memory import PAGE_SIZE
 
 FEED_LIMIT = 10.0
 
@@ -159,6 +161,8 @@ def _writer(pid: int) -> int | None:
 def _check_order(mappings: Sequence[Mapping]) -> None:
     end = 0
     for mapping in mappings:
-        if mapping.start < end or mapping.end <= mapping.start or mapping.start % 4096:
+        if mapping.start < end or mapping.end <= mapping.start:
             raise ProtocolError(f"the layout overlaps itself at {mapping.start:#x}")
+        if mapping.start % PAGE_SIZE or mapping.end % PAGE_SIZE or mapping.end > USER_END:
+            raise ProtocolError(f"the layout has no mapping of pages at {mapping.start:#x}")
         end = mapping.end

@@ -92,27 +92,45 @@ class Loan:
 
     def _place_frame(self) -> int:
         room = sigframe.size(self.xstate)
-        address = int(self.registers.rsp - _RED_ZONE - room) & ~63
-        self._check_room(address)
-        self._covered = self.memory.read(address, room)
-        frame = sigframe.build(
-            address, self.registers, self.xstate, self.mask, self._gadgets.restorer
-        )
-        self.memory.write(address, frame)
-        return address
-
-    def _check_room(self, address: int) -> None:
-        areas = procfs.read_areas(self.memory.pid)
-        for area in areas:
-            low = area.start - (1 << 20) if area.name == "[stack]" else area.start
-            inside = area.start <= self.registers.rsp <= area.end
-            if inside and low <= address and area.prot & PROT_WRITE:
-                return
+        for place in self._places(room):
+            address = place & ~63
+            frame = sigframe.build(
+                address, self.registers, self.xstate, self.mask, self._gadgets.restorer
+            )
+            try:
+                self._covered = self.memory.read(address, room)
+                self.memory.write(address, frame)
+            except ProcessLookupError:
+                raise
+            except OSError:  # no memory there, and none to be had
+                continue
+            return address
         raise NotCarried(
             f"process {self.memory.pid}: thread {self.tracee.tid} has no room on its stack "
             f"(stack pointer {self.registers.rsp:#x})",
             hint="threads with very small stacks are not carried by this version",
         )
+
+    def _places(self, room: int) -> Iterator[int]:
+        """Yield where a frame may lie, the best first.
+
+        A thread on a stack of its own making (an alternate one, a coroutine's) may have very little
+        of it: something else lies below. The process's first stack grows into what nobody has used.
+        """
+        pointer = int(self.registers.rsp)
+        here = [
+            area
+            for area in procfs.read_areas(self.memory.pid)
+            if area.name == "[stack]" or area.start <= pointer <= area.end
+        ]
+        for area in here:
+            if area.name == "[stack]" and not area.start <= pointer <= area.end:
+                yield area.start - room
+        below = pointer - _RED_ZONE - room
+        for area in here:
+            low = area.start - (1 << 20) if area.name == "[stack]" else area.start
+            if area.start <= pointer <= area.end and low <= below and area.prot & PROT_WRITE:
+                yield below
 
     def call(self, name: str, number: int, *arguments: int) -> int:
         """Make one system call; OSError, naming it, where it fails."""

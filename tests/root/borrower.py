@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from livemig.infect import Loan, borrow, find_gadgets, infected
 from livemig.stub import Stub
@@ -85,7 +85,10 @@ class Borrower:
                 for shared in (False, True)
                 for info in ptrace.pending_signals(self.pid, shared=shared)
             ),
-            tuple(procfs.read_areas(self.pid)),
+            tuple(
+                replace(area, start=0) if area.name == "[stack]" else area  # it may grow
+                for area in procfs.read_areas(self.pid)
+            ),
             self._stack(registers.rsp),
             tuple(procfs.descriptors(self.pid)),
         )

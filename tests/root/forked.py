@@ -40,9 +40,15 @@ class Forked:
         assert ready, f"child {self.pid} is silent"
         return bool(os.read(self._ear, 1))
 
-    def quiet(self, seconds: float) -> bool:
-        """Wait as long, but not beyond the child's end; tell whether it has said nothing."""
-        return not select.select([self._ear], [], [], seconds)[0]
+    def pause(self, seconds: float) -> None:
+        """Let it work for a while; an early end of it is an error."""
+        poller = select.poll()
+        handle = os.pidfd_open(self.pid)
+        try:
+            poller.register(handle, select.POLLIN)
+            assert not poller.poll(seconds * 1000), f"child {self.pid} has ended"
+        finally:
+            os.close(handle)
 
     def kill(self) -> int:
         """Kill the child where it still runs, and return its exit code, or minus the signal."""

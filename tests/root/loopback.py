@@ -22,12 +22,13 @@ CACHE = 8 << 20
 class Move:
     """Moves ``source`` into ``target``, which runs the hold program.
 
-    ``between`` is called before each frame, while the source runs.
+    ``between`` is called before each frame, ``before_kill`` when both sides are sealed.
     """
 
     def __init__(self, source: App, target: App, *, live: bool = True, cache: int = CACHE) -> None:
         self.source, self.target = source, target
-        self.between: Callable[[], None] = lambda: None
+        self.between: Callable[[], object] = lambda: None
+        self.before_kill: Callable[[], object] = lambda: None
         self.rounds: list[RoundStat] = []
         self._closed = False
         self.outgoing = Outgoing(source.pid, source.cgroup.freezer, source.streams(), cache)
@@ -72,6 +73,7 @@ class Move:
         stdin = self.outgoing.seal()
         self.incoming.rebuild(image, filters=0)
         self.incoming.seal(image)
+        self.before_kill()
         self.outgoing.kill()
         self.source.wait()
         self.source.pipes[0].close()

@@ -88,7 +88,6 @@ def test_nothing_of_it_is_changed(carried: App, borrower: Borrower, doing: str) 
     begin(carried)
     for _ in range(TIMES):
         with borrower.stopped():
-            borrower.look()  # the stack may grow where it is looked at
             before = borrower.look()
             for _ in range(2):
                 borrower.work()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
+import struct
 from pathlib import Path
 
 from livemig.errors import NotCarried
@@ -15,11 +15,11 @@ from livemig.model import AddressSpace, Credentials, Process
 from livemig.stub import Stub
 from livemig.system import procfs, ptrace
 
-NR_BRK, NR_RT_SIGACTION, NR_GETITIMER = 12, 13, 36
+NR_BRK, NR_RT_SIGACTION, NR_GETITIMER, NR_PRLIMIT64 = 12, 13, 36, 302
 PR_GET_PDEATHSIG, PR_GET_DUMPABLE, PR_GET_SECUREBITS = 2, 3, 27
 PR_GET_CHILD_SUBREAPER, PR_GET_THP_DISABLE = 37, 42
 SIGNALS = range(1, 65)
-ACTION_SIZE, TIMER_SIZE = 32, 32
+ACTION_SIZE, TIMER_SIZE, LIMIT_SIZE = 32, 32, 16
 _UNCATCHABLE = (9, 19)
 _LIMITS = 16
 
@@ -54,12 +54,15 @@ def extract_process(
     table = stub.table()
     actions = [table.room(ACTION_SIZE) for _ in SIGNALS]
     timers = [table.room(TIMER_SIZE) for _ in range(3)]
+    limits = [table.room(LIMIT_SIZE) for _ in range(_LIMITS)]
     death_signal, subreaper = table.room(8), table.room(8)
     for number, place in zip(SIGNALS, actions, strict=True):
         if number not in _UNCATCHABLE:
             table.call(f"rt_sigaction {number}", NR_RT_SIGACTION, number, 0, place, 8)
     for which, place in enumerate(timers):
         table.call(f"getitimer {which}", NR_GETITIMER, which, place)
+    for which, place in enumerate(limits):
+        table.call(f"prlimit64 {which}", NR_PRLIMIT64, 0, which, 0, place)
     table.call("prctl PR_GET_PDEATHSIG", NR_PRCTL, PR_GET_PDEATHSIG, death_signal)
     table.call("prctl PR_GET_CHILD_SUBREAPER", NR_PRCTL, PR_GET_CHILD_SUBREAPER, subreaper)
     dumpable = table.call("prctl PR_GET_DUMPABLE", NR_PRCTL, PR_GET_DUMPABLE)
@@ -79,7 +82,7 @@ def extract_process(
         actions=tuple(read(place, ACTION_SIZE) for place in actions),
         pending=tuple(ptrace.pending_signals(tracee, shared=True)),
         interval_timers=tuple(read(place, TIMER_SIZE) for place in timers),
-        limits=tuple(resource.prlimit(pid, which) for which in range(_LIMITS)),
+        limits=tuple(_limit(read(place, LIMIT_SIZE)) for place in limits),
         directory=os.readlink(f"/proc/{pid}/cwd"),
         umask=int(status["Umask"], 8),
         personality=int(_read(pid, "personality"), 16),
@@ -89,6 +92,12 @@ def extract_process(
         thp_disabled=bool(results[thp]),
         descriptors=read_descriptors(pid, descriptions),
     )
+
+
+def _limit(found: bytes) -> tuple[int, int]:
+    """Return a ``struct rlimit64`` as the resource module has it, where -1 is no limit."""
+    soft, hard = struct.unpack("=qq", found)
+    return soft, hard
 
 
 def _read(pid: int, name: str) -> str:

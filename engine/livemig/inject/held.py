@@ -26,7 +26,7 @@ F_DUPFD_CLOEXEC = 1030
 CLONE_NEWTIME = 0x80
 _MAP_HERE = 0x100022  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
 _LOWEST = 0x180_0000_0000  # where neither programs, heaps, libraries nor stacks are usually found
-_USER_END = 0x7FFF_FFFF_F000
+USER_END = 0x7FFF_FFFF_F000
 _SEQPACKET_CLOEXEC = 5 | 0o2000000
 _MSG_CMSG_CLOEXEC = 0x40000000
 _STREAMS = 3
@@ -61,7 +61,7 @@ class Held:
         table = self.stub.table()
         base = self.stub.base
         table.call("munmap below the stub", NR_MUNMAP, 0, base)
-        table.call("munmap above the stub", NR_MUNMAP, base + SIZE, _USER_END - base - SIZE)
+        table.call("munmap above the stub", NR_MUNMAP, base + SIZE, USER_END - base - SIZE)
         table.call("unshare the time namespace", NR_UNSHARE, CLONE_NEWTIME)
         self.stub.run(table)
         self._open_channel()

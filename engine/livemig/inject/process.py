@@ -189,9 +189,10 @@ def _set_thread(held: Held, process: Process, thread: Thread) -> None:
 def _set_identity(held: Held, process: Process, filters: int) -> None:
     wanted = process.credentials
     table = held.stub.table()
-    full = int(procfs.read_status(held.pid)["CapBnd"], 16)
+    status = procfs.read_status(held.pid)
+    bounding, full = int(status["CapBnd"], 16), int(status["CapPrm"], 16)
     for number in range(64):
-        if (full & ~wanted.bounding) >> number & 1:
+        if (bounding & ~wanted.bounding) >> number & 1:
             table.call(f"dropping capability {number}", NR_PRCTL, PR_CAPBSET_DROP, number)
     _add_filters(table, held, wanted, filters)
     groups = table.place(struct.pack(f"={len(wanted.groups)}I", *wanted.groups))
@@ -199,7 +200,8 @@ def _set_identity(held: Held, process: Process, filters: int) -> None:
     table.call("prctl PR_SET_KEEPCAPS", NR_PRCTL, PR_SET_KEEPCAPS, 1)
     table.call("setresgid", NR_SETRESGID, *wanted.gids[:3])
     table.call("setresuid", NR_SETRESUID, *wanted.uids[:3])
-    _add_capabilities(table, wanted.inheritable, full & wanted.bounding, full & wanted.bounding)
+    # In force again, as far as the process held them: what follows needs more than it may keep.
+    _add_capabilities(table, wanted.inheritable, full, full)
     table.call("prctl PR_SET_SECUREBITS", NR_PRCTL, PR_SET_SECUREBITS, wanted.securebits)
     _add_capabilities(table, wanted.inheritable, wanted.permitted, wanted.effective)
     table.call("clearing ambient", NR_PRCTL, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
