@@ -6,6 +6,7 @@ Use it in a module with ``from tests.unit.leftovers import nothing_left`` and
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -26,8 +27,11 @@ def _descriptors() -> dict[str, str]:
 
 
 def _children() -> set[str]:
-    tasks = Path("/proc/self/task").iterdir()
-    return {pid for task in tasks for pid in (task / "children").read_text().split()}
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            found.update((task / "children").read_text().split())
+    return found
 
 
 def _threads() -> set[threading.Thread]:

@@ -87,7 +87,7 @@ def test_missing_is_what_no_chain_covers() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 @pytest.mark.parametrize("make", [legacy, oci])
-def test_only_missing_layers_are_sent(make: Any, count: int) -> None:  # noqa: ANN401
+def test_only_missing_layers_are_sent(make: Any, count: int) -> None:
     sent = names_in(images.without_layers(make(), SPEC, LAYERS[3 - count :]))
     assert sum(size == 3000 for size in sent.values()) == count
     assert set(names_in(make())) - set(sent) <= {n for n, size in names_in(make()).items() if size}
