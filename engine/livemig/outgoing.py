@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from livemig.errors import NotCarried, ProcessGone
-from livemig.extract import extract_process
+from livemig.extract import extract_process, refuse_process
 from livemig.extract.files import Descriptions
 from livemig.freezer import Freezer
 from livemig.infect import borrow, find_gadgets, infected
@@ -69,7 +69,8 @@ class Outgoing:
     def freeze(self) -> None:
         """Stop every thread, so that none runs an instruction any more.
 
-        NotCarried where the container has got another process meanwhile.
+        NotCarried where the container has got another process meanwhile, or its process another
+        thread, or anything else that could not be carried.
         """
         self.freezer.freeze()
         self._frozen = True
@@ -80,6 +81,7 @@ class Outgoing:
                 "container while it was being moved",
                 hint="this version moves containers of one process; end it, and move again",
             )
+        refuse_process(self.pid, mappings=False)
         self._tracee.attach()
         self._traced = True
         self._tracee.request_stop()

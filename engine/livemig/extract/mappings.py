@@ -27,7 +27,9 @@ _REFUSED_FLAGS = {
     "mg": "memory that is merged with equal pages (MADV_MERGEABLE)",
     "um": "memory whose page faults a program handles (userfaultfd)",
     "uw": "memory whose page faults a program handles (userfaultfd)",
+    "gd": "memory that grows down (MAP_GROWSDOWN)",
 }
+_EXCEPT = ("[stack]", "[v")  # carried, whatever flags they have
 
 
 def read_layout(pid: int, container_pid: int) -> Layout:
@@ -65,7 +67,7 @@ def refuse_mappings(pid: int) -> None:
     flags = procfs.read_area_flags(pid)
     for area in procfs.read_areas(pid):
         for flag, what in _REFUSED_FLAGS.items():
-            if flag in flags.get(area.start, frozenset()) and not area.name.startswith("[v"):
+            if flag in flags.get(area.start, frozenset()) and not area.name.startswith(_EXCEPT):
                 raise _refused(pid, area, what)
 
 

@@ -24,8 +24,11 @@ _UNCATCHABLE = (9, 19)
 _LIMITS = 16
 
 
-def refuse_process(pid: int) -> None:
-    """Raise NotCarried for what this version does not carry of a process, before it is touched."""
+def refuse_process(pid: int, *, mappings: bool = True) -> None:
+    """Raise NotCarried for what this version does not carry of a process that nobody traces.
+
+    Looking at ``mappings`` takes milliseconds where there is much memory.
+    """
     status = procfs.read_status(pid)
     if (threads := len(procfs.threads(pid))) > 1:
         raise NotCarried(
@@ -39,7 +42,8 @@ def refuse_process(pid: int) -> None:
         raise NotCarried(f"process {pid} has POSIX timers (timer_create)")
     if os.readlink(f"/proc/{pid}/root") != "/":
         raise NotCarried(f"process {pid} has changed its root directory (chroot)")
-    refuse_mappings(pid)
+    if mappings:
+        refuse_mappings(pid)
 
 
 def extract_process(

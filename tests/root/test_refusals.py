@@ -1,0 +1,143 @@
+"""What cannot be carried is named, with its process, before it is touched or when it comes late."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from livemig.errors import NotCarried
+from livemig.extract import read_descriptors, read_layout, refuse_process
+from livemig.extract.files import Descriptions
+from tests.root.apps import App
+from tests.root.borrower import Borrower
+from tests.root.conftest import Start
+from tests.root.loopback import Move, Mover
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+
+DELETED, MAPPED = "a file that was deleted while open", "a mapped file that was deleted"
+OBJECTS = {
+    "shared": "shared memory at 0x",
+    "shared-file": r"shared memory at 0x.*/file\)",
+    "shared-segment": "shared memory at 0x.*SYSV",
+    "memfd": f"descriptor 3 is {DELETED} .*memfd:thing",
+    "mapped-memfd": f"{MAPPED} at 0x.*memfd:thing",
+    "deleted-file": f"descriptor 3 is {DELETED} .*/gone",
+    "mapped-deleted-file": f"{MAPPED} at 0x.*/gone",
+    "temporary-file": f"descriptor 3 is {DELETED}",
+    "mapped-device": "a mapped device at 0x.*/dev/zero",
+    "locked": r"locked memory \(mlock\) at 0x",
+    "wiped": "MADV_WIPEONFORK",
+    "not-inherited": "MADV_DONTFORK",
+    "mergeable": "MADV_MERGEABLE",
+    "growing": "MAP_GROWSDOWN",
+    "huge": "MAP_HUGETLB",
+    "thread": r"\(refused\) has 2 threads",
+    "socket-pair": r"descriptor 3 is a socket \(socket:",
+    "listening": "descriptor 3 is a socket",
+    "epoll": "descriptor 3 is an object of the kind eventpoll",
+    "event": "descriptor 3 is an object of the kind eventfd",
+    "signals": "descriptor 3 is an object of the kind signalfd",
+    "timer-descriptor": "descriptor 3 is an object of the kind timerfd",
+    "watched": "descriptor 3 is an object of the kind inotify",
+    "pipe": r"descriptor 3 is a pipe that is none of .* \(pipe:",
+    "named-pipe": "descriptor 3 is a pipe that is none of .*/fifo",
+    "terminal": "descriptor 3 is a device .*/dev/(pts/)?ptmx",
+    "kernel-file": "descriptor 3 is a file of the kernel .*/proc/",
+    "flocked": "descriptor 3 is a file with locks on it .*/file",
+    "record-locked": "descriptor 3 is a file with locks on it .*/file",
+    "leased": "descriptor 3 is a file with locks on it .*/file",
+    "signalling": r"descriptor 3 is a file that sends signals \(O_ASYNC\)",
+    "posix-timer": "has POSIX timers",
+    "changed-root": "has changed its root directory",
+}
+# Told by /proc/PID/smaps, which is too slow for a process that stands still.
+SLOW = {"locked", "wiped", "not-inherited", "mergeable", "growing", "huge"}
+
+
+def waiting(start: Start, programs: Path, name: str, directory: Path) -> App:
+    app = start(programs / "refused", name, directory)
+    assert app.answer() == "waiting"
+    return app
+
+
+def make(app: App) -> None:
+    app.send(b"1")
+    if app.answer() == "lacks":
+        pytest.skip("this machine has no such object (huge pages are reserved at boot)")
+    app.settle()
+
+
+def refuse(app: App) -> None:
+    """Look at a process as a move does before it begins."""
+    refuse_process(app.pid)
+    read_layout(app.pid, 1)
+    read_descriptors(app.pid, Descriptions(app.streams()))
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_it_is_refused_by_name(start: Start, programs: Path, tmp_path: Path, name: str) -> None:
+    app = waiting(start, programs, name, tmp_path)
+    refuse(app)
+    make(app)
+    with pytest.raises(NotCarried, match=rf"^process {app.pid}\b.*{OBJECTS[name]}") as caught:
+        refuse(app)
+    assert caught.value.hint or name in ("posix-timer", "changed-root")
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTS if name not in SLOW])
+def test_it_is_refused_when_it_comes_late(
+    start: Start, programs: Path, tmp_path: Path, move: Mover, name: str
+) -> None:
+    app = waiting(start, programs, name, tmp_path)
+    app.settle()
+    moving = move(app)
+    moving.round()
+    make(app)
+    with pytest.raises(NotCarried, match=rf"^process {app.pid}\b.*{OBJECTS[name]}"):
+        go_on(moving)
+    moving.give_up()
+    app.send(b"2")
+    assert app.wait() == 0, "it runs on"
+
+
+def go_on(moving: Move) -> None:
+    moving.round()
+    moving.freeze()
+    moving.state()
+
+
+def test_a_second_process_is_refused(
+    start: Start, programs: Path, tmp_path: Path, move: Mover
+) -> None:
+    app = waiting(start, programs, "child", tmp_path)
+    moving = move(app)
+    moving.round()
+    make(app)
+    (child,) = set(app.cgroup.freezer.processes()) - {app.pid}
+    with pytest.raises(NotCarried, match=rf"process {child} \(refused\) came into"):
+        go_on(moving)
+    moving.give_up()
+    app.send(b"2")
+    assert app.wait() == 0
+
+
+def test_a_traced_process_is_refused(carried: App) -> None:
+    borrower = Borrower(carried)
+    try:
+        with borrower.stopped(), pytest.raises(NotCarried, match=f"{carried.pid} is traced by"):
+            refuse(carried)
+    finally:
+        borrower.close()
+
+
+def test_the_one_with_all_that_is_carried_is_not_refused(carried: App) -> None:
+    refuse(carried)
+
+
+def test_every_object_that_the_program_can_make_is_tried() -> None:
+    source = (Path(__file__).parents[1] / "workloads/refused.c").read_text()
+    names = set(re.findall(r'^\t\{ "([a-z-]+)", \w+ \},$', source, re.MULTILINE))
+    assert names == {*OBJECTS, "child", "nothing"}

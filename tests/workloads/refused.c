@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * refused OBJECT DIRECTORY: says "waiting", and at the first byte of its input makes one object
+ * that cannot be carried, says "ready", and waits for another byte.  Where the machine has no such
+ * object it says "lacks" instead.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/inotify.h>
+#include <sys/mman.h>
+#include <sys/shm.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SIZE 8192
+#define HUGE_SIZE (2 << 20)
+
+static int map(int flags, int file)
+{
+	char *place = mmap(NULL, flags & MAP_HUGETLB ? HUGE_SIZE : SIZE, PROT_READ | PROT_WRITE,
+			   flags, file, 0);
+
+	if (place == MAP_FAILED)
+		return -1;
+	place[0] = 1;
+	return 0;
+}
+
+static char *page(void)
+{
+	return mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
+static int file(const char *name)
+{
+	int number = open(name, O_RDWR | O_CREAT | O_TRUNC, 0600);
+
+	if (number >= 0 && ftruncate(number, SIZE))
+		return -1;
+	return number;
+}
+
+static int shared(void)
+{
+	return map(MAP_SHARED | MAP_ANONYMOUS, -1);
+}
+
+static int shared_file(void)
+{
+	int number = file("file");
+	int result = map(MAP_SHARED, number);
+
+	close(number);
+	return result;
+}
+
+static int shared_segment(void)
+{
+	int number = shmget(IPC_PRIVATE, SIZE, 0600);
+	char *place = shmat(number, NULL, 0);
+
+	shmctl(number, IPC_RMID, NULL);
+	return place == (void *)-1 ? -1 : 0;
+}
+
+static int memfd(void)
+{
+	return memfd_create("thing", 0);
+}
+
+static int mapped_memfd(void)
+{
+	int number = memfd();
+	int result = ftruncate(number, SIZE) ? -1 : map(MAP_PRIVATE, number);
+
+	close(number);
+	return result;
+}
+
+static int deleted_file(void)
+{
+	int number = file("gone");
+
+	return unlink("gone") ? -1 : number;
+}
+
+static int mapped_deleted_file(void)
+{
+	int number = deleted_file();
+	int result = map(MAP_PRIVATE, number);
+
+	close(number);
+	return result;
+}
+
+static int temporary_file(void)
+{
+	return open(".", O_TMPFILE | O_RDWR, 0600);
+}
+
+static int mapped_device(void)
+{
+	int number = open("/dev/zero", O_RDWR);
+	int result = map(MAP_PRIVATE, number);
+
+	close(number);
+	return result;
+}
+
+static int locked(void)
+{
+	return mlock(page(), SIZE);
+}
+
+static int wiped(void)
+{
+	return madvise(page(), SIZE, MADV_WIPEONFORK);
+}
+
+static int not_inherited(void)
+{
+	return madvise(page(), SIZE, MADV_DONTFORK);
+}
+
+static int mergeable(void)
+{
+	return madvise(page(), SIZE, MADV_MERGEABLE);
+}
+
+static int growing(void)
+{
+	return map(MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN, -1);
+}
+
+static int huge(void)
+{
+	return map(MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1);
+}
+
+static void *wait_for_ever(void *unused)
+{
+	for (;;)
+		pause();
+	return unused;
+}
+
+static int thread(void)
+{
+	pthread_t id;
+
+	return pthread_create(&id, NULL, wait_for_ever, NULL) ? -1 : 0;
+}
+
+static int socket_pair(void)
+{
+	int pair[2];
+
+	return socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
+}
+
+static int listening(void)
+{
+	int number = socket(AF_INET, SOCK_STREAM, 0);
+
+	return listen(number, 1);
+}
+
+static int epoll(void)
+{
+	return epoll_create1(0);
+}
+
+static int event(void)
+{
+	return eventfd(0, 0);
+}
+
+static int signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	return signalfd(-1, &set, 0);
+}
+
+static int timer_descriptor(void)
+{
+	return timerfd_create(CLOCK_MONOTONIC, 0);
+}
+
+static int watched(void)
+{
+	return inotify_init1(0);
+}
+
+static int pipes(void)
+{
+	int pair[2];
+
+	return pipe(pair);
+}
+
+static int named_pipe(void)
+{
+	mkfifo("fifo", 0600);
+	return open("fifo", O_RDWR);
+}
+
+static int terminal(void)
+{
+	return open("/dev/ptmx", O_RDWR | O_NOCTTY);
+}
+
+static int kernel_file(void)
+{
+	return open("/proc/self/status", O_RDONLY);
+}
+
+static int flocked(void)
+{
+	return flock(file("file"), LOCK_EX);
+}
+
+static int record_locked(void)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 10 };
+
+	return fcntl(file("file"), F_SETLK, &lock);
+}
+
+static int leased(void)
+{
+	return fcntl(file("file"), F_SETLEASE, F_WRLCK);
+}
+
+static int signalling(void)
+{
+	int pair[2];
+
+	if (pipe(pair))
+		return -1;
+	return fcntl(pair[0], F_SETFL, O_ASYNC);
+}
+
+static int posix_timer(void)
+{
+	timer_t timer;
+
+	return timer_create(CLOCK_REALTIME, NULL, &timer);
+}
+
+static int changed_root(void)
+{
+	return chroot(".");
+}
+
+static int child(void)
+{
+	int pid = fork();
+
+	if (pid == 0)
+		wait_for_ever(NULL);
+	return pid;
+}
+
+static int nothing(void)
+{
+	return 0;
+}
+
+static const struct {
+	const char *name;
+	int (*make)(void);
+} objects[] = {
+	{ "nothing", nothing },
+	{ "shared", shared },
+	{ "shared-file", shared_file },
+	{ "shared-segment", shared_segment },
+	{ "memfd", memfd },
+	{ "mapped-memfd", mapped_memfd },
+	{ "deleted-file", deleted_file },
+	{ "mapped-deleted-file", mapped_deleted_file },
+	{ "temporary-file", temporary_file },
+	{ "mapped-device", mapped_device },
+	{ "locked", locked },
+	{ "wiped", wiped },
+	{ "not-inherited", not_inherited },
+	{ "mergeable", mergeable },
+	{ "growing", growing },
+	{ "huge", huge },
+	{ "thread", thread },
+	{ "socket-pair", socket_pair },
+	{ "listening", listening },
+	{ "epoll", epoll },
+	{ "event", event },
+	{ "signals", signals },
+	{ "timer-descriptor", timer_descriptor },
+	{ "watched", watched },
+	{ "pipe", pipes },
+	{ "named-pipe", named_pipe },
+	{ "terminal", terminal },
+	{ "kernel-file", kernel_file },
+	{ "flocked", flocked },
+	{ "record-locked", record_locked },
+	{ "leased", leased },
+	{ "signalling", signalling },
+	{ "posix-timer", posix_timer },
+	{ "changed-root", changed_root },
+	{ "child", child },
+};
+
+int main(int argc, char **argv)
+{
+	char byte;
+
+	if (argc < 3 || chdir(argv[2]))
+		return 2;
+	setvbuf(stdout, NULL, _IONBF, 0);
+	for (size_t i = 0; i < sizeof(objects) / sizeof(*objects); i++) {
+		if (strcmp(objects[i].name, argv[1]))
+			continue;
+		puts("waiting");
+		if (read(0, &byte, 1) != 1)
+			return 1;
+		puts(objects[i].make() < 0 ? "lacks" : "ready");
+		return read(0, &byte, 1) != 1;
+	}
+	return 2;
+}
