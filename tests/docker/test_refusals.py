@@ -43,8 +43,12 @@ exec {python} -I -m docker_livemig.main "$@"
 
 @pytest.fixture(scope="module")
 def ready(hosts: Pair, recorder_image: str) -> Iterator[Pair]:
-    """Both hosts, with a container that runs, and keeps running, in the first."""
+    """Both hosts, with a container that runs, and keeps running, in the first.
+
+    The second does not have its image, whatever was moved there before.
+    """
     set_up(hosts)
+    hosts[1].run(["docker", "rmi", "-f", recorder_image], check=False)
     start(hosts[0], NAME, recorder_image, "--restart", "unless-stopped", "-p", "18080:80")
     yield hosts
     hosts[0].run(["docker", "rm", "-f", NAME])
