@@ -219,7 +219,6 @@ def mover(hosts: Pair) -> Iterator[str]:
         config = host.path("/etc/ssh/ssh_config")
         config.write_text(config.read_text().replace("~/", "/root/"))
         host.path("/etc/sudoers.d/mover").unlink()
-        host.run(["chmod", "o-x", "/root"])
         host.run(["userdel", "--remove", "mover"], check=False)
 
 
