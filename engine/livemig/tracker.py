@@ -96,6 +96,7 @@ class WriteProtectScan:
     def __init__(self, descriptor: int, pagemap: Pagemap) -> None:
         self._descriptor = descriptor
         self._pagemap = pagemap
+        self._doubtful: list[Span] = []
 
     @classmethod
     def plant(cls, loan: Loan, pagemap: Pagemap) -> WriteProtectScan:
@@ -125,22 +126,56 @@ class WriteProtectScan:
     def written(self, mappings: Sequence[Mapping], held: list[Span], *, frozen: bool) -> Written:
         """Return what changed since the last call; see Tracker."""
         pages: list[Span] = []
-        suspects: list[Span] = []
+        gone = self._given_up_files(mappings, held) if frozen else []
+        doubtful, self._doubtful = merged(self._doubtful), []
         for mapping in carried(mappings):
-            known, other = _split(mapping, held)
+            span = (mapping.start, mapping.end)
             try:
-                uffd.register(self._descriptor, mapping.start, mapping.end)
-                for span in known:
-                    suspects += self._fast(span, protect=True)
-                for span in other:
-                    pages += self._pagemap.private(span, written=True, protect=True)
-                    if frozen:
-                        pages += subtract(self._pagemap.private(span), held)
+                found = None
+                if not intersect([span], doubtful):
+                    found = self._watched(mapping, held, frozen=frozen)
+                found = found or self._watch(span, held)
             except OSError as error:
                 if frozen or error.errno not in _VANISHED:
                     raise
-        gone = self._given_up_files(mappings, held) if frozen else []
-        return Written(merged([*pages, *suspects]), gone)
+                self._doubtful.append(span)  # a part may be protected whose writes nobody was told
+                continue
+            pages += found.pages
+            gone += found.gone
+        gone = merged(gone)
+        return Written(subtract(merged(pages), gone), gone)
+
+    def _watched(self, mapping: Mapping, held: list[Span], *, frozen: bool) -> Written | None:
+        """Return what was written to a mapping; None where not all of it is watched."""
+        known, other = _split(mapping, held)
+        pages: list[Span] = []
+        gone: list[Span] = []
+        try:
+            for span in known:
+                pages += self._fast(span, protect=True)
+            for span in other:
+                pages += self._pagemap.private(span, written=True, protect=True)
+        except PermissionError:
+            return None
+        if frozen:
+            for span in known:
+                gone += self._pagemap.absent(span)
+            for span in other:
+                pages += subtract(self._pagemap.private(span), held)
+        return Written(pages, gone)
+
+    def _watch(self, span: Span, held: list[Span]) -> Written:
+        """Watch memory from now on, all of which counts as written.
+
+        Its marks say nothing: where mremap brings memory that the kernel joins with its neighbour,
+        both lose their registration and the neighbour keeps its marks, which no write clears then
+        (mm/mremap.c, mremap_userfaultfd_prep).
+        """
+        uffd.register(self._descriptor, *span)
+        own = self._pagemap.private(span)
+        for part in own:
+            uffd.protect(self._descriptor, *part)
+        return Written(own, subtract(intersect([span], held), own))
 
     def _given_up_files(self, mappings: Sequence[Mapping], held: list[Span]) -> list[Span]:
         """Pages of files are marked as protected still when the process has given them up."""

@@ -12,6 +12,7 @@ from tests.root.apps import App
 PAGE = mmap.PAGESIZE
 ARENA = 0x10_0000_0000
 PAGES = 1024  # two huge pages
+HUGE = 2 << 20
 LONGEST = 96
 
 NR_MMAP, NR_MPROTECT, NR_MUNMAP, NR_BRK, NR_PREAD, NR_MREMAP, NR_MADVISE = 9, 10, 11, 12, 17, 25, 28
@@ -38,6 +39,7 @@ class Mapper:
     def __init__(self, app: App, seed: int) -> None:
         self.app = app
         self.random = random.Random(seed)
+        self.pages = self.random.choice((24, 128, PAGES))  # a small place sees more of the same
         self.log: list[str] = []
         self._waiting = 0
         self._brk = 0
@@ -60,6 +62,12 @@ class Mapper:
         self.command(CALL, number, *arguments)
         return self.answers()[0]
 
+    def map(self, start: int, pages: int, *, file: bool = False) -> None:
+        """Map fresh memory, or the file's beginning."""
+        flags = MAP_FIXED_PRIVATE | (0 if file else MAP_ANONYMOUS)
+        descriptor = FILE if file else (1 << 64) - 1
+        assert self.call(NR_MMAP, start, pages * PAGE, 3, flags, descriptor, 0) == start
+
     def begin(self) -> None:
         """Lay the arena out."""
         length = PAGES * PAGE
@@ -76,8 +84,8 @@ class Mapper:
             self.log.append(f"{action.__name__} {action(self)}")
 
     def _span(self) -> tuple[int, int]:
-        length = self.random.randint(1, self.random.choice((2, 8, LONGEST)))
-        return ARENA + self.random.randrange(PAGES - length) * PAGE, length * PAGE
+        length = self.random.randint(1, self.random.choice((2, 8, min(LONGEST, self.pages // 2))))
+        return ARENA + self.random.randrange(self.pages - length) * PAGE, length * PAGE
 
     def _fill(self) -> str:
         start, length = self._span()
@@ -127,7 +135,7 @@ class Mapper:
         flags = MAYMOVE | FIXED
         if self.random.random() < 0.2:
             flags, size = flags | DONTUNMAP, length
-            wanted = min(wanted, ARENA + PAGES * PAGE - length)
+            wanted = min(wanted, ARENA + self.pages * PAGE - length)
         self.command(CALL, NR_MREMAP, start, length, size, flags, wanted)
         return f"{start:#x}+{length:#x} {wanted:#x}+{size:#x} {flags}"
 
@@ -141,9 +149,15 @@ class Mapper:
         start, length = self._span()
         name = self.random.choice(("dontneed", "dontneed", "free", *ADVICE))
         if "huge" in name or name == "collapse":
-            start, length = ARENA + self.random.randrange(2) * (2 << 20), 2 << 20
+            start, length = ARENA + self.random.randrange(2) * HUGE, HUGE
         self.command(CALL, NR_MADVISE, start, length, ADVICE[name])
         return f"{start:#x}+{length:#x} {name}"
+
+    def _empty(self) -> str:
+        """Give up a huge page, or all that a page table is for, at once."""
+        start = ARENA + self.random.randrange(2) * HUGE
+        self.command(CALL, NR_MADVISE, start, HUGE, ADVICE["dontneed"])
+        return f"{start:#x}+{HUGE:#x}"
 
     def _grow(self) -> str:
         end = self._brk + self.random.randrange(64) * PAGE
@@ -164,8 +178,9 @@ ACTIONS = (
     Mapper._protect,
     Mapper._advise,
     Mapper._grow,
+    Mapper._empty,
 )
-WEIGHTS = (6, 10, 3, 5, 3, 2, 2, 4, 4, 5, 1)
+WEIGHTS = (12, 20, 6, 10, 6, 4, 4, 8, 8, 10, 2, 1)
 
 
 def make_file(path: Path) -> Path:

@@ -14,13 +14,28 @@ from livemig.system.memory import Memory
 from tests.root.apps import App
 from tests.root.conftest import Start
 from tests.root.loopback import Move, Mover
-from tests.root.mapper import NR_GETPID, PAGE, Mapper, make_file
+from tests.root.mapper import (
+    ADVICE,
+    ARENA,
+    FILL,
+    FIXED,
+    HUGE,
+    MAYMOVE,
+    NR_GETPID,
+    NR_MADVISE,
+    NR_MREMAP,
+    NR_MUNMAP,
+    PAGE,
+    POKE,
+    Mapper,
+    make_file,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
 FIRST = int(os.environ.get("LIVEMIG_SEED", "0"))
 SEEDS = range(FIRST, FIRST + int(os.environ.get("LIVEMIG_SEEDS", "60")))
-ROUNDS = 4
+ROUNDS = 6
 LOG = int(os.environ.get("LIVEMIG_LOG", "60"))
 
 
@@ -75,6 +90,70 @@ def _own(app: App, mappings: list[Mapping]) -> set[int]:
     finally:
         pagemap.close()
     return {page for start, end in spans for page in range(start, end, PAGE)}
+
+
+@pytest.fixture
+def mapper(start: Start, programs: Path, tmp_path: Path) -> Mapper:
+    found = Mapper(start(programs / "mapper", make_file(tmp_path / "file")), FIRST)
+    found.begin()
+    return found
+
+
+def test_a_neighbour_that_comes_does_not_hide_writes(mapper: Mapper, move: Mover) -> None:
+    """Memory that mremap brings and the kernel joins with its neighbour is watched no more, and
+    the neighbour neither, though its pages look as if they were.
+    """
+    near, far, two = ARENA + HUGE, ARENA + HUGE + 64 * PAGE, 2 * PAGE
+    mapper.call(NR_MUNMAP, near, 128 * PAGE)
+    mapper.map(near, 2)
+    mapper.command(FILL, 5, near, two)
+    mapper.map(far, 2)
+    moving = move(mapper.app)
+    moving.round()
+    assert mapper.call(NR_MREMAP, far, two, two, MAYMOVE | FIXED, near + two) == near + two
+    mapper.command(FILL, 6, near, two)
+    mapper.answers()
+    moving.round()
+    mapper.command(FILL, 7, near, two)
+    mapper.answers()
+    moving.freeze()
+    assert differing(mapper.app, moving.target) == []
+
+
+@pytest.mark.parametrize("advice", [[], ["hugepage"], ["hugepage", "collapse"]])
+@pytest.mark.parametrize("late", [True, False], ids=["frozen", "between-rounds"])
+def test_memory_without_a_page_table_is_seen_to_be_gone(
+    mapper: Mapper, move: Mover, advice: list[str], late: bool
+) -> None:
+    place = ARENA + HUGE
+    for name in advice:
+        mapper.call(NR_MADVISE, place, HUGE, ADVICE[name])
+    mapper.command(FILL, 5, place, HUGE)
+    mapper.answers()
+    moving = move(mapper.app)
+    moving.round()
+    mapper.call(NR_MADVISE, place, HUGE, ADVICE["dontneed"])
+    if not late:
+        moving.round()
+        mapper.command(POKE, 6, place, HUGE // 2)
+        mapper.answers()
+    moving.freeze()
+    assert differing(mapper.app, moving.target) == []
+
+
+@pytest.mark.parametrize("file", [False, True], ids=["anonymous", "file"])
+def test_memory_that_is_mapped_anew_is_new(mapper: Mapper, move: Mover, file: bool) -> None:
+    place, pages = ARENA + HUGE, 32
+    mapper.map(place, pages, file=file)
+    mapper.command(FILL, 5, place, pages * PAGE)
+    mapper.answers()
+    moving = move(mapper.app)
+    moving.round()
+    mapper.map(place, pages, file=file)
+    mapper.command(POKE, 6, place, 8 * PAGE)
+    mapper.answers()
+    moving.freeze()
+    assert differing(mapper.app, moving.target) == []
 
 
 def work_through(mapper: Mapper, move: Move) -> None:

@@ -19,7 +19,9 @@ CREATE_FLAGS = 0o2000000 | 0o4000 | 1  # O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE
 _API = 0xAA
 _UFFDIO_API = 0xC018AA3F
 _UFFDIO_REGISTER = 0xC020AA00
+_UFFDIO_WRITEPROTECT = 0xC018AA06
 _MODE_WP = 2
+_WRITEPROTECT_WP = 1
 FEATURE_WP_ASYNC = 1 << 15
 FEATURE_WP_HUGETLBFS_SHMEM = 1 << 12
 
@@ -32,6 +34,7 @@ PAGE_IS_SWAPPED = 16
 PAGE_IS_PFNZERO = 32
 PAGE_IS_HUGE = 64
 PM_SCAN_WP_MATCHING = 1
+PM_SCAN_CHECK_WPASYNC = 2
 
 _ioctl = libc.ioctl
 _ioctl.restype = ctypes.c_int
@@ -75,6 +78,12 @@ def register(descriptor: int, start: int, end: int) -> None:
     fcntl.ioctl(descriptor, _UFFDIO_REGISTER, argument)
 
 
+def protect(descriptor: int, start: int, end: int) -> None:
+    """Write-protect the pages of [start, end), which is registered, whatever they look like."""
+    argument = bytearray(struct.pack("=QQQ", start, end - start, _WRITEPROTECT_WP))
+    fcntl.ioctl(descriptor, _UFFDIO_WRITEPROTECT, argument)
+
+
 class Scanner:
     """PAGEMAP_SCAN on one process, with a vector that is used again for each scan."""
 
@@ -97,11 +106,12 @@ class Scanner:
 
         ``required`` all must hold (those in ``inverted`` must not), ``any_of`` one must; with
         ``protect`` the matching pages are write-protected again in the same step, so that no write
-        falls between. OSError as the kernel gives it.
+        falls between. OSError as the kernel gives it: with ``protect`` it is PermissionError where
+        the memory is not registered.
         """
         argument = _ScanArg(
             size=ctypes.sizeof(_ScanArg),
-            flags=PM_SCAN_WP_MATCHING if protect else 0,
+            flags=PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC if protect else 0,
             start=start,
             end=end,
             vec=ctypes.addressof(self._vector),
