@@ -18,7 +18,7 @@ import lz4.block
 import numpy as np
 
 from livemig.errors import ProtocolError
-from livemig.intervals import Span, merged
+from livemig.intervals import Span, merged, total
 from livemig.system.memory import PAGE_SIZE
 
 BATCH_PAGES = 256
@@ -82,7 +82,10 @@ class DeltaCache:
     def drop(self, spans: Iterable[Span]) -> None:
         """Forget the pages in ``spans``: the target does not hold them any more."""
         ordered = merged(spans)
-        if not ordered or not self._pages:
+        if total(ordered) <= len(self._pages) * PAGE_SIZE:
+            for start, end in ordered:
+                for address in range(start, end, PAGE_SIZE):
+                    self._pages.pop(address, None)
             return
         starts = [start for start, _ in ordered]
         for address in list(self._pages):

@@ -84,10 +84,11 @@ class MemorySource:
         found = self._tracker.written(self._layout.mappings, self._ledger, frozen=frozen)
         spans = found.pages
         self._ledger = subtract(self._ledger, found.gone)
-        self._cache.drop(found.gone)
         repeated = intersect(spans, self._ledger)
+        new = subtract(spans, repeated)
+        self._cache.drop(new)  # what the target held there, it has given up since
         gone = list(found.gone)
-        for part, again in ((repeated, True), (subtract(spans, repeated), False)):
+        for part, again in ((repeated, True), (new, False)):
             for batch in batches(part):
                 gone += self._send_batch(send, packer, batch, again, frozen)
         self._ledger = subtract(merged([*self._ledger, *spans]), merged(gone))
@@ -105,7 +106,6 @@ class MemorySource:
             return
         lost = merged(change.unmapped)
         self._ledger = subtract(self._ledger, lost)
-        self._cache.drop(lost)
         self._files.update(file.path for file in files)
         self._layout = layout
         send(FrameType.LAYOUT, to_wire(LayoutUpdate(layout, tuple(files))), b"")
@@ -131,7 +131,6 @@ class MemorySource:
         if again and (empty := self._given_up(addresses, data)):
             gone += empty
             addresses, data = _without(addresses, data, {start for start, _ in empty})
-            self._cache.drop(empty)
         if addresses:
             batch, payload = packer.pack(addresses, data, again)
             send(FrameType.PAGES, to_wire(batch), payload)

@@ -251,8 +251,10 @@ def test_death_at_any_place_is_told(carried: App, borrower: Borrower, place: str
                     kill_at("stub")
                     stub.run(stub.table())
 
+    started = time.monotonic()
     with pytest.raises(ProcessGone, match=f"process {carried.pid}"):
         work()
+    assert time.monotonic() - started < 5
 
 
 def test_the_parent_learns_of_a_death_while_the_tracer_lives(

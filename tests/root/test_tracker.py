@@ -26,6 +26,7 @@ from tests.root.mapper import (
     NR_MREMAP,
     NR_MUNMAP,
     PAGE,
+    PAGES,
     POKE,
     Mapper,
     make_file,
@@ -36,6 +37,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 FIRST = int(os.environ.get("LIVEMIG_SEED", "0"))
 SEEDS = range(FIRST, FIRST + int(os.environ.get("LIVEMIG_SEEDS", "60")))
 ROUNDS = 6
+A_FEW = 8  # pages that the program's own work touches: its stack, its buffers
 LOG = int(os.environ.get("LIVEMIG_LOG", "60"))
 
 
@@ -153,6 +155,34 @@ def test_memory_that_is_mapped_anew_is_new(mapper: Mapper, move: Mover, file: bo
     mapper.command(POKE, 6, place, 8 * PAGE)
     mapper.answers()
     moving.freeze()
+    assert differing(mapper.app, moving.target) == []
+
+
+def test_what_is_not_written_is_not_sent_again(mapper: Mapper, move: Mover) -> None:
+    mapper.app.settle()
+    moving = move(mapper.app)
+    assert moving.round().pages > PAGES // 2
+    assert moving.round().pages == 0
+    mapper.command(POKE, 6, ARENA, 16 * PAGE)
+    mapper.answers()
+    mapper.app.settle()
+    assert 16 <= moving.outgoing.waiting() // PAGE <= 16 + A_FEW
+    assert 16 <= moving.round().pages <= 16 + A_FEW
+    assert moving.freeze().pages <= A_FEW
+
+
+def test_a_small_change_is_sent_as_one(mapper: Mapper, move: Mover) -> None:
+    """From the third time on: the second keeps the copy that the third is compared with."""
+    moving = move(mapper.app)
+    sent = []
+    for seed in range(4):
+        moving.round()
+        sent.append(moving.rounds[-1])
+        mapper.command(POKE, seed, ARENA, 64 * PAGE)
+        mapper.answers()
+    moving.freeze()
+    assert sent[3].delta >= 64
+    assert sent[3].bytes < 64 * PAGE // 10
     assert differing(mapper.app, moving.target) == []
 
 

@@ -299,6 +299,8 @@ def writer() -> PageWriter:
             Mapping(START, START + 4 * PAGE, 3, Kind.ANONYMOUS),
             Mapping(START + 4 * PAGE, START + 6 * PAGE, 1, Kind.VVAR),
             Mapping(START + 6 * PAGE, START + 8 * PAGE, 5, Kind.VDSO),
+            Mapping(START + 10 * PAGE, START + 12 * PAGE, 3, Kind.ANONYMOUS),
+            Mapping(START + 16 * PAGE, START + 18 * PAGE, 3, Kind.ANONYMOUS),
         ]
     )
     return found
@@ -312,7 +314,10 @@ PLACES = {
     "into-vvar": START + 2 * PAGE,
     "vvar": START + 4 * PAGE,
     "vdso": START + 6 * PAGE,
-    "above": START + 8 * PAGE,
+    "gap-after-vdso": START + 8 * PAGE,
+    "into-gap": START + 11 * PAGE,
+    "gap": START + 12 * PAGE,
+    "above": START + 18 * PAGE,
     "kernel": 1 << 63,
     "beyond-64-bits": 1 << 70,
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from livemig.errors import InternalError
 from livemig.system import procfs
 
 ME = os.getpid()
@@ -57,6 +58,24 @@ def test_areas_ascend_and_leave_vsyscall_out() -> None:
     names = {area.name for area in areas}
     assert {"[stack]", "[vdso]"} <= names
     assert "[vsyscall]" not in names
+
+
+def area(start: int, end: int) -> procfs.Area:
+    return procfs.Area(start, end, 3, False, 0, "00:00", 0, "")
+
+
+def test_a_list_that_shows_an_area_twice_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel writes it a page at a time, and what moves meanwhile shows at both places."""
+    torn, whole = [area(1, 3), area(2, 4)], [area(1, 3), area(3, 4)]
+    lists = iter([torn, torn, whole])
+    monkeypatch.setattr(procfs, "_read_areas", lambda _: next(lists))
+    assert procfs.read_areas(ME) == whole
+
+
+def test_a_list_that_is_never_whole_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(procfs, "_read_areas", lambda _: [area(1, 3), area(1, 3)])
+    with pytest.raises(InternalError, match=f"process {ME}"):
+        procfs.read_areas(ME)
 
 
 def test_the_program_itself_is_readable_and_executable() -> None:
