@@ -8,6 +8,7 @@ a signal frame below its stack to which every piece of code that it is made to r
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ _RESTORERS = (
     b"\xb8\x0f\x00\x00\x00\x0f\x05",  # mov $15, %eax; syscall
 )
 _XSTATE_LIMIT = 48 << 10  # what of the stub's stack a frame may take
+_FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL)  # of others these are blocked meanwhile
 _SYSCALL_STOP = 0x85  # SIGTRAP | 0x80, with PTRACE_O_TRACESYSGOOD
 
 
@@ -42,15 +44,16 @@ class Gadgets:
 
 
 def find_gadgets(pid: int, memory: Memory) -> Gadgets:
-    """Find a system call instruction and a signal restorer in the executable mappings.
+    """Find a system call instruction and a signal restorer in the program's own code.
 
-    Every C library and Go's runtime bring both. Raises NotCarried where they are missing.
+    Every C library and Go's runtime bring both. Code that was made while the program ran, or that
+    can be written to, may be something else soon. Raises NotCarried where they are missing.
     """
     call = restorer = 0
     for area in procfs.read_areas(pid):
-        if not area.prot & PROT_EXEC or area.name.startswith("[v"):
+        if area.prot != PROT_READ | PROT_EXEC or not area.name.startswith("/"):
             continue
-        code = memory.read(area.start, area.end - area.start)
+        code = _read_code(memory, area.start, area.end - area.start)
         call = call or _find(code, area.start, (_SYSCALL_RETURN,))
         restorer = restorer or _find(code, area.start, _RESTORERS)
         if call and restorer:
@@ -59,6 +62,27 @@ def find_gadgets(pid: int, memory: Memory) -> Gadgets:
         f"process {pid}: its code holds no system call instruction that could be borrowed",
         hint="programs with neither a C library nor Go's runtime cannot be moved",
     )
+
+
+def _are_there(gadgets: Gadgets, memory: Memory) -> bool:
+    """Tell whether the instructions are where they were found: libraries come and go."""
+    return all(
+        _read_code(memory, place, max(map(len, patterns))).startswith(patterns)
+        for place, patterns in (
+            (gadgets.call, (_SYSCALL_RETURN,)),
+            (gadgets.restorer, _RESTORERS),
+        )
+    )
+
+
+def _read_code(memory: Memory, start: int, length: int) -> bytes:
+    """Return memory, nothing where it is not mapped any more or lies beyond a file's end."""
+    try:
+        return memory.read(start, length)
+    except ProcessLookupError:
+        raise
+    except OSError:
+        return b""
 
 
 def _find(code: bytes, start: int, patterns: tuple[bytes, ...]) -> int:
@@ -81,6 +105,8 @@ class Loan:
         self.registers = tracee.true_registers()
         self.xstate = ptrace.get_xstate(tracee.tid)
         self.mask = ptrace.get_sigmask(tracee.tid)
+        if not _are_there(gadgets, memory):
+            gadgets = find_gadgets(memory.pid, memory)
         self._gadgets = gadgets
         self._frame = self._place_frame()
         self._borrowed = self.registers.copy()
@@ -150,6 +176,9 @@ class Loan:
             stop = self.tracee.wait()
             if stop.signal == _SYSCALL_STOP:
                 return
+            if stop.event == 0 and stop.signal in _FAULTS:
+                place = ptrace.get_registers(self.tracee.tid).rip
+                raise InternalError(f"thread {self.tracee.tid} crashed at {place:#x} when borrowed")
             if stop.event == 0:
                 self.tracee.held_signals.append(stop.signal)
 

@@ -8,10 +8,12 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from livemig.errors import NotCarried, ProcessGone
+from livemig.errors import InternalError, NotCarried, ProcessGone
 from livemig.infect import find_gadgets, infected
 from livemig.stub import CallFailed, Stub, hold_path
 from livemig.system import ptrace
@@ -20,6 +22,7 @@ from tests.root.apps import NR_NANOSLEEP, App
 from tests.root.borrower import NR_CLOSE, NR_GETPID, Borrower
 from tests.root.conftest import Start
 from tests.root.forked import Forked, Say
+from tests.root.mapper import ARENA, NR_MPROTECT, PAGE, POKE, Mapper, make_file
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
@@ -305,6 +308,54 @@ def test_a_failure_of_ours_gives_the_thread_back(carried: App, borrower: Borrowe
         before = borrower.look()
         with pytest.raises(ZeroDivisionError), borrower.stub():
             _ = 1 // 0
+        assert borrower.look() == before
+    after_read(carried)
+
+
+@pytest.mark.parametrize("prot", [5, 7], ids=["executable", "writable-too"])
+def test_code_that_was_made_is_not_borrowed(
+    start: Start, programs: Path, tmp_path: Path, scope: ExitStack, prot: int
+) -> None:
+    """It lies before all libraries, and is something else a moment later."""
+    mapper = Mapper(start(programs / "mapper", make_file(tmp_path / "file")), 0)
+    mapper.begin()
+    mapper.command(POKE, 0xC3050F, ARENA, 8)
+    mapper.command(POKE, 0x050F0000000FB8, ARENA + 8, 8)
+    mapper.call(NR_MPROTECT, ARENA, PAGE, prot)
+    borrower = Borrower(mapper.app)
+    scope.callback(borrower.close)
+    for place in (borrower.gadgets.call, borrower.gadgets.restorer):
+        assert not ARENA <= place < ARENA + PAGE
+
+
+@pytest.mark.parametrize("place", [0, PAGE, 1 << 46])
+def test_instructions_that_have_gone_are_found_again(
+    carried: App, borrower: Borrower, place: int
+) -> None:
+    carried.settle()
+    found = borrower.gadgets
+    for gadgets in (replace(found, call=place), replace(found, restorer=place)):
+        borrower.gadgets = gadgets
+        with borrower.stopped():
+            before = borrower.look()
+            borrower.work()
+            assert borrower.look() == before
+    after_read(carried)
+
+
+def test_a_crash_of_the_borrowed_thread_is_told_and_undone(
+    carried: App, borrower: Borrower
+) -> None:
+    carried.settle()
+    with borrower.stopped():
+        before = borrower.look()
+        with borrower.loan() as loan:
+            good = loan._gadgets
+            loan._gadgets = replace(good, call=PAGE)
+            with pytest.raises(InternalError, match=f"thread {carried.pid} crashed at 0x1000"):
+                loan.call("getpid", NR_GETPID)
+            loan._gadgets = good
+            assert loan.call("getpid", NR_GETPID) == 1
         assert borrower.look() == before
     after_read(carried)
 
