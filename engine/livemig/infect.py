@@ -20,7 +20,7 @@ from livemig.stub.table import BUFFERS_SIZE, CALLS_SIZE
 from livemig.system import procfs, ptrace
 from livemig.system.memory import PAGE_SIZE, Memory
 from livemig.system.procfs import PROT_EXEC, PROT_READ, PROT_WRITE
-from livemig.tracing import Tracee, signed
+from livemig.tracing import Tracee, signed, telling_death
 
 NR_MMAP, NR_MUNMAP = 9, 11
 MAP_PRIVATE_ANONYMOUS = 0x22
@@ -210,14 +210,10 @@ def borrow(tracee: Tracee, memory: Memory, gadgets: Gadgets) -> Iterator[Loan]:
 
     Raises ProcessGone where the process ends meanwhile.
     """
-    try:
+    with telling_death(memory.pid):
         loan = Loan(tracee, memory, gadgets)
         with _undone_by(loan.give_back):
             yield loan
-    except (ProcessLookupError, FileNotFoundError) as error:
-        if isinstance(error, FileNotFoundError) and os.path.exists(f"/proc/{memory.pid}"):
-            raise
-        raise ProcessGone(f"process {memory.pid} ended while it was worked on") from error
 
 
 @contextmanager

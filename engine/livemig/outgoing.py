@@ -19,7 +19,7 @@ from livemig.rounds import MemorySource, Send
 from livemig.stdin import UnreadInput, find_stream
 from livemig.system import procfs
 from livemig.system.memory import Memory
-from livemig.tracing import Tracee
+from livemig.tracing import Tracee, telling_death
 from livemig.tracker import Everything, Tracker, WriteProtectScan
 
 
@@ -60,7 +60,8 @@ class Outgoing:
 
     def round(self, send: Send) -> RoundStat:
         """Send one round; exact once the process is frozen."""
-        return self._source.round(send, frozen=self._frozen)
+        with telling_death(self.pid):
+            return self._source.round(send, frozen=self._frozen)
 
     def waiting(self) -> int:
         """Return the bytes of pages written since the last round."""
@@ -70,8 +71,12 @@ class Outgoing:
         """Stop every thread, so that none runs an instruction any more.
 
         NotCarried where the container has got another process meanwhile, or its process another
-        thread, or anything else that could not be carried.
+        thread, or anything else that could not be carried; ProcessGone where it has ended.
         """
+        with telling_death(self.pid):
+            self._freeze()
+
+    def _freeze(self) -> None:
         self.freezer.freeze()
         self._frozen = True
         others = [pid for pid in self.freezer.processes() if pid != self.pid]

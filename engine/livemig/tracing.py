@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from livemig.errors import InternalError, ProcessGone
-from livemig.system import ptrace
+from livemig.system import procfs, ptrace
 from livemig.system.ptrace import Registers
 
 _WALL = 0x40000000
@@ -36,6 +37,24 @@ class Stop:
 def signed(value: int) -> int:
     """Return a register's 64 bits as a signed number."""
     return value - (1 << 64) if value & _SIGNED else value
+
+
+@contextmanager
+def telling_death(pid: int) -> Iterator[None]:
+    """Raise ProcessGone where what is done to a process fails because it has ended."""
+    try:
+        yield
+    except (ProcessLookupError, FileNotFoundError) as error:
+        if isinstance(error, FileNotFoundError) and _has_memory(pid):
+            raise
+        raise ProcessGone(f"process {pid} ended while it was worked on") from error
+
+
+def _has_memory(pid: int) -> bool:
+    try:
+        return bool(procfs.read_areas(pid))
+    except (ProcessLookupError, FileNotFoundError):
+        return False
 
 
 def wait_stop(tid: int, timeout: float) -> Stop:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from livemig.errors import ProtocolError, StateMismatch
+from livemig.errors import ProcessGone, ProtocolError, StateMismatch
 from livemig.extract import read_layout
 from livemig.model import Kind, Layout, MappedFile, Mapping
 from livemig.pages import Batch, PageKind
@@ -17,8 +19,8 @@ from livemig.rounds import LayoutUpdate, RoundEnd
 from livemig.system import procfs
 from tests.root.apps import App
 from tests.root.conftest import Start
-from tests.root.loopback import Mover
-from tests.root.test_borrow import DOING
+from tests.root.loopback import Move, Mover
+from tests.root.test_borrow import DOING, await_state
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
@@ -90,6 +92,31 @@ def test_signals_that_come_while_it_is_frozen_arrive_once(carried: App, move: Mo
         os.kill(carried.pid, number)
     app = moving.switch()
     assert app.ask("seen") == "1 1 1 4"
+    assert app.ask("check") == "ok", app.errors()
+
+
+def test_a_timer_goes_on_ticking(carried: App, move: Mover) -> None:
+    assert carried.ask("tick") == "ticking"
+    app = move(carried).run(rounds=4)
+    assert app.ask("ticks") == "ticked"
+    app = move(app).run()
+    assert app.ask("take") == "took 7"
+
+
+def test_no_signal_is_lost_on_the_way(carried: App, move: Mover) -> None:
+    """Some come while it runs, some while it stands still, some while it is not there any more."""
+    moving = move(carried)
+    sent = 0
+
+    def send() -> None:
+        nonlocal sent
+        os.kill(carried.pid, signal.SIGRTMIN)
+        sent += 1
+
+    moving.between = send
+    app = moving.run(rounds=5)
+    assert sent > 10
+    assert app.ask("seen") == f"0 0 0 {sent}"
     assert app.ask("check") == "ok", app.errors()
 
 
@@ -232,6 +259,64 @@ def test_a_sealed_source_does_not_run_when_we_die(carried: App, move: Mover) -> 
     carried.cgroup.freezer.thaw()
     assert carried.answer() == "ok", carried.errors()
     assert carried.ask("check") == "ok"
+
+
+STEPS: dict[str, Callable[[Move], object]] = {
+    "round": lambda moving: moving.round(),
+    "freeze": lambda moving: moving.outgoing.freeze(),
+    "last-round": lambda moving: moving.round(),
+    "extract": lambda moving: moving.outgoing.extract(),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("live", [True, False], ids=["live", "stop-and-copy"])
+def test_a_source_that_ends_is_told_at_each_step(
+    carried: App, move: Mover, step: str, live: bool
+) -> None:
+    moving = move(carried, live=live)
+    for name, act in STEPS.items():
+        if name == step:
+            os.kill(carried.pid, signal.SIGKILL)
+            carried.cgroup.freezer.thaw()
+            await_state(carried, "Z")
+            break
+        act(moving)
+    with pytest.raises(ProcessGone, match=f"{carried.pid}"):
+        STEPS[step](moving)
+    moving.give_up()
+    carried.wait()
+
+
+@pytest.mark.parametrize("step", ["round", "last-round", "rebuild", "seal"])
+def test_a_target_that_ends_leaves_the_source_running(carried: App, move: Mover, step: str) -> None:
+    carried.settle()
+    moving = move(carried)
+    moving.round()
+
+    def kill(here: str) -> None:
+        if here == step:
+            os.kill(moving.target.pid, signal.SIGKILL)
+            await_state(moving.target, "Z")
+
+    def go_on() -> None:
+        kill("round")
+        moving.round()
+        moving.outgoing.freeze()
+        kill("last-round")
+        moving.round()
+        image = moving.state()
+        kill("rebuild")
+        moving.incoming.rebuild(image)
+        kill("seal")
+        moving.incoming.seal(image)
+
+    started = time.monotonic()
+    with pytest.raises((ProcessGone, OSError)):
+        go_on()
+    moving.give_up()
+    assert time.monotonic() - started < 5
+    assert carried.ask("check") == "ok", carried.errors()
 
 
 # What the target does not take

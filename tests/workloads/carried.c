@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -165,6 +166,24 @@ static void tell_taken(void)
 	say(answer);
 }
 
+static void tick(long micros)
+{
+	struct itimerval often = { { 0, micros }, { 0, micros } };
+
+	if (setitimer(ITIMER_REAL, &often, NULL))
+		die("setitimer");
+}
+
+static void tell_ticks(void)
+{
+	int enough = seen[SIGALRM] + 3;
+
+	for (int i = 0; i < 1000 && seen[SIGALRM] < enough; i++)
+		usleep(10000);
+	tick(0);
+	say(seen[SIGALRM] < enough ? "silent\n" : "ticked\n");
+}
+
 static void obey(void);
 
 static void stay(void)
@@ -193,6 +212,10 @@ static void obey(void)
 		tell_seen();
 	else if (!strcmp(line, "take")) /* the pending signals */
 		tell_taken();
+	else if (!strcmp(line, "tick")) /* SIGALRM often, from here on */
+		tick(5000), say("ticking\n");
+	else if (!strcmp(line, "ticks")) /* wait for some more, and no more then */
+		tell_ticks();
 	else if (!strcmp(line, "over")) /* go on on a small alternate stack */
 		on_alternate_stack(stay);
 	else if (!strcmp(line, "back")) /* and come back from there */

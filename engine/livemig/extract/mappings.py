@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from livemig.errors import NotCarried
+from livemig.errors import NotCarried, ProcessGone
 from livemig.model import Kind, Layout, MappedFile, Mapping
 from livemig.system import procfs
 from livemig.system.procfs import Area
@@ -35,9 +35,13 @@ _EXCEPT = ("[stack]", "[v")  # carried, whatever flags they have
 def read_layout(pid: int, container_pid: int) -> Layout:
     """Return the layout of process ``pid``, known as ``container_pid`` in its container.
 
-    Raises NotCarried for a mapping that cannot be carried, by its address and file.
+    Raises NotCarried for a mapping that cannot be carried, by its address and file, and ProcessGone
+    where there is no memory any more.
     """
-    return Layout(container_pid, tuple(_mapping(pid, area) for area in procfs.read_areas(pid)))
+    areas = procfs.read_areas(pid)
+    if not areas:
+        raise ProcessGone(f"process {pid} has ended")
+    return Layout(container_pid, tuple(_mapping(pid, area) for area in areas))
 
 
 def _mapping(pid: int, area: Area) -> Mapping:

@@ -40,6 +40,7 @@ PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 _CAP_VERSION_3 = 0x20080522
 _SS_DISABLE = 2
 _SECCOMP_SET_MODE_FILTER = 1
+_ITIMER_REAL = 0
 _BILLION = 1_000_000_000
 
 
@@ -134,6 +135,18 @@ def _set_limits(pid: int, process: Process) -> None:
         score.write_text(str(process.oom_score_adj), encoding="ascii")
 
 
+def _armed(which: int, timer: bytes) -> bytes:
+    """Return a ``struct itimerval`` that goes on as the one that was read.
+
+    The kernel winds the real-time one again when its signal is delivered. Until then it shows no
+    time left, with which it would not start again: it expires at once, to the same single signal.
+    """
+    interval, value = timer[:16], timer[16:]
+    if which == _ITIMER_REAL and any(interval) and not any(value):
+        return interval + struct.pack("=QQ", 0, 1)
+    return timer
+
+
 def _pending(process: Process) -> int:
     """Return the signals that wait for the process or one of its threads, as a mask."""
     infos = [*process.pending, *(info for thread in process.threads for info in thread.pending)]
@@ -149,7 +162,8 @@ def _set_signals(held: Held, process: Process) -> None:
             table.call(f"rt_sigaction {number}", NR_RT_SIGACTION, number, place, 0, 8)
     for which, timer in enumerate(process.interval_timers):
         if any(timer):
-            table.call(f"setitimer {which}", NR_SETITIMER, which, table.place(timer), 0)
+            place = table.place(_armed(which, timer))
+            table.call(f"setitimer {which}", NR_SETITIMER, which, place, 0)
     for info in process.pending:
         number = int.from_bytes(info[:4], "little")
         place = table.place(info)
