@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 from docker_livemig import far
@@ -59,18 +59,18 @@ class Session:
         """Wait for a frame without a body."""
         self.link.expect(kind, timeout=ANSWER)
 
-    def resume(self, patience: float) -> Iterator[Status]:
-        """Connect again and again for ``patience`` seconds; yield what the target says each time.
+    def resume(self, patience: float, go_on: Callable[[Status], _T]) -> _T:
+        """Make the connection anew, and return what ``go_on`` makes of what the target says then.
 
-        The caller stops when it got what it wanted. Errors of one try lead to the next; the last
-        one is raised when the time is over.
+        A connection that is lost again, in ``go_on`` too, leads to the next try, for ``patience``
+        seconds; then the error of the last one is raised.
         """
         deadline = time.monotonic() + patience
         pause = _FIRST_PAUSE
         while True:
             try:
                 self._reconnect()
-                yield self.expect(FrameType.STATUS, Status)
+                return go_on(self.expect(FrameType.STATUS, Status))
             except (TransferError, HostError):
                 if time.monotonic() + pause > deadline:
                     raise
@@ -94,10 +94,11 @@ class Session:
         except TransferError:
             if not held:
                 return  # a target that has lost us cleans itself
-            for status in self.resume(patience):
-                if status.state == "ready":
-                    self._abort(patience)
-                return
+            self.resume(patience, lambda status: self._abort_ready(status, patience))
+
+    def _abort_ready(self, status: Status, patience: float) -> None:
+        if status.state == "ready":
+            self._abort(patience)
 
     def _abort(self, patience: float) -> None:
         deadline = time.monotonic() + patience

@@ -29,6 +29,7 @@ from docker_livemig.messages import (
     Ready,
     Running,
     State,
+    Status,
     state_digest,
 )
 from docker_livemig.requests import MoveRequest, MoveSummary
@@ -52,7 +53,6 @@ from livemig.stdin import UnreadInput
 from livemig.system import priority, procfs
 from livemig.wire import to_wire
 
-_CHUNK = 1 << 20
 _ABORT = 30.0
 _PATIENCE = 120.0  # seconds that a committed move tries to reach its target
 _LAST_INPUT = 5.0
@@ -257,30 +257,34 @@ class Move:
         self._undo.pop_all()
         self._step("commit")
         try:
-            self._session.send(FrameType.COMMIT)
-            running = self._session.expect(FrameType.RUNNING, Running)
+            running = self._tell_commit()
         except TransferError as error:
             running = self._commit_again(error)
         self._step("switch")
         self.downtime = (time.monotonic() - self._frozen_at) * 1000
         return running
 
+    def _tell_commit(self) -> Running:
+        self._session.send(FrameType.COMMIT)
+        return self._session.expect(FrameType.RUNNING, Running)
+
     def _commit_again(self, reason: TransferError) -> Running:
         """Bring the decision to a target whose connection was lost; InDoubt where that fails."""
         self.watch.report("resume", f"{reason.message}; connecting again")
-        problem = reason.message
         try:
-            for status in self._session.resume(_PATIENCE):
-                if status.state == "running":
-                    return Running(status.container_id)
-                if status.state == "ready":
-                    self._session.send(FrameType.COMMIT)
-                    return self._session.expect(FrameType.RUNNING, Running)
-                problem = f"the move is {status.state} there"
-                break
+            return self._session.resume(_PATIENCE, self._commit_where_it_stands)
         except (TransferError, HostError) as error:
-            problem = error.message
-        raise InDoubt(
+            raise self._in_doubt(error.message) from error
+
+    def _commit_where_it_stands(self, status: Status) -> Running:
+        if status.state == "running":
+            return Running(status.container_id)
+        if status.state == "ready":
+            return self._tell_commit()
+        raise self._in_doubt(f"the move is {status.state} there")
+
+    def _in_doubt(self, problem: str) -> InDoubt:
+        return InDoubt(
             f"container {self._spec.name} was handed over to {self.request.host}, which does not "
             f"confirm that it runs there: {problem}",
             hint=f"see `docker ps` there; the copy here stays frozen (move {self.move_id})",
@@ -298,21 +302,21 @@ class Move:
         )
         self._journal.remove()
         try:
-            self.notes += self._tell_finish()
+            self.notes += self._finish_target()
         except (TransferError, HostError) as error:
             self.notes.append(f"{self.request.host} did not confirm the end: {error.message}")
 
-    def _tell_finish(self) -> tuple[str, ...]:
+    def _finish_target(self) -> tuple[str, ...]:
         try:
-            self._session.send(FrameType.FINISH)
-            return self._session.expect(FrameType.FINISHED, Finished).notes
+            return self._tell_finish()
         except TransferError:
-            for status in self._session.resume(_ABORT):
-                if status.state == "running":
-                    self._session.send(FrameType.FINISH)
-                    return self._session.expect(FrameType.FINISHED, Finished).notes
-                break
-            return ()
+            return self._session.resume(
+                _ABORT, lambda status: self._tell_finish() if status.state == "running" else ()
+            )
+
+    def _tell_finish(self) -> tuple[str, ...]:
+        self._session.send(FrameType.FINISH)
+        return self._session.expect(FrameType.FINISHED, Finished).notes
 
     def _forward_input(self, stdin: UnreadInput | None) -> None:
         if stdin is None:

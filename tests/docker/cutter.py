@@ -1,8 +1,9 @@
-"""Stands between sshd and a target's peer, and cuts the connection at a chosen frame, once.
+"""Stands between sshd and a target's peer, and cuts the connection at chosen frames, each once.
 
 Installed as a host's `docker-livemig`, it starts the real one for `peer --stdio` and passes bytes
-on both ways. The frame that the file PLAN names (its number) is not passed on: this program ends in
-its place, and the connection with it, while the peer lives on. Any other command is the real one's.
+on both ways. The first frame that the file PLAN names (numbers, a line each) is not passed on: this
+program ends in its place, and the connection with it, while the peer lives on. Then the next one is
+due. Any other command is the real one's.
 """
 
 from __future__ import annotations
@@ -20,12 +21,19 @@ _SIZE = 1 << 16
 
 
 def planned() -> FrameType | None:
-    """Take the plan, so that it is carried out once."""
+    """Return the frame at which the next cut is due."""
     try:
-        kind = FrameType(int(PLAN.read_text()))
+        return FrameType(int(PLAN.read_text().split()[0]))
     except FileNotFoundError:
         return None
-    return kind
+
+
+def done() -> None:
+    """Take the cut that was made off the plan; a plan that is done is removed."""
+    if rest := PLAN.read_text().split()[1:]:
+        PLAN.write_text("\n".join(rest))
+    else:
+        PLAN.unlink()
 
 
 class Pump:
@@ -52,7 +60,7 @@ class Pump:
             room[:count] = data[:count]
             data = data[count:]
             if any(frame.type is self._cut_at for frame in self._assembler.filled(count)):
-                PLAN.unlink(missing_ok=True)
+                done()
                 return True
         return False
 

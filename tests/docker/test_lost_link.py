@@ -46,8 +46,8 @@ def pair(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterato
         host.run(["docker", "rm", "-f", NAME], check=False)
 
 
-def plan(host: Host, kind: FrameType) -> None:
-    host.path(str(cutter.PLAN)).write_text(str(int(kind)))
+def plan(host: Host, *kinds: FrameType) -> None:
+    host.path(str(cutter.PLAN)).write_text("\n".join(str(int(kind)) for kind in kinds))
 
 
 def cut_happened(host: Host) -> bool:
@@ -58,12 +58,21 @@ def running(host: Host) -> bool:
     return host.run(["docker", "ps", "-q", "--filter", f"name={NAME}"]).stdout != ""
 
 
-@pytest.mark.parametrize("kind", [FrameType.COMMIT, FrameType.RUNNING, FrameType.FINISH])
-def test_a_committed_move_is_brought_to_its_end(pair: Pair, kind: FrameType) -> None:
+CUTS = [
+    (FrameType.COMMIT,),
+    (FrameType.RUNNING,),
+    (FrameType.FINISH,),
+    (FrameType.COMMIT, FrameType.COMMIT, FrameType.RUNNING),
+    (FrameType.FINISH, FrameType.FINISHED),
+]
+
+
+@pytest.mark.parametrize("kinds", CUTS, ids=lambda kinds: "-".join(kind.name for kind in kinds))
+def test_a_committed_move_is_brought_to_its_end(pair: Pair, kinds: tuple[FrameType, ...]) -> None:
     source, target = pair
     with Typist(pair, NAME, every=0.002) as typist:
         typist.wait_for(20)
-        plan(target, kind)
+        plan(target, *kinds)
         result = try_move(source, NAME, target.name)
         assert result.returncode == 0, result.stderr
         assert cut_happened(target)
