@@ -13,7 +13,7 @@ from livemig.inject.check import check
 from livemig.inject.held import USER_END
 from livemig.inject.memory import PageWriter
 from livemig.inject.process import set_registers
-from livemig.layout import difference
+from livemig.layout import LayoutBackend, difference
 from livemig.model import Image, Kind, MappedFile, Mapping
 from livemig.pages import Batch
 from livemig.rounds import LayoutUpdate, RoundEnd
@@ -38,7 +38,7 @@ class Incoming:
         self._root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._stdin = _writer(pid)
         self._held = Held(pid)
-        self._layout = StubLayout(self._held, self._root)
+        self._layout: LayoutBackend = StubLayout(self._held, self._root)
         self._writer = PageWriter(self._held)
         self._mappings: Sequence[Mapping] = ()
         self._taken = False

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from livemig import sigframe
 from livemig.errors import InternalError, NotCarried, ProcessGone
 from livemig.stub.runner import ALL_SIGNALS, END_SIGNALS, SIZE, Stub
-from livemig.stub.table import BUFFERS_SIZE, CALLS_SIZE
 from livemig.system import procfs, ptrace
 from livemig.system.memory import PAGE_SIZE, Memory
+from livemig.system.numbers import NR_MMAP, NR_MUNMAP
 from livemig.system.procfs import PROT_EXEC, PROT_READ, PROT_WRITE
 from livemig.tracing import Tracee, signed, telling_death
 
-NR_MMAP, NR_MUNMAP = 9, 11
 MAP_PRIVATE_ANONYMOUS = 0x22
 _RED_ZONE = 128
 _SYSCALL_RETURN = b"\x0f\x05\xc3"  # syscall; ret
@@ -32,7 +31,6 @@ _RESTORERS = (
 )
 _XSTATE_LIMIT = 48 << 10  # what of the stub's stack a frame may take
 _FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL)  # of others these are blocked meanwhile
-_SYSCALL_STOP = 0x85  # SIGTRAP | 0x80, with PTRACE_O_TRACESYSGOOD
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,7 @@ class Loan:
         while True:
             ptrace.cont_to_syscall(self.tracee.tid)
             stop = self.tracee.wait()
-            if stop.signal == _SYSCALL_STOP:
+            if stop.signal == ptrace.SYSCALL_STOP:
                 return
             if stop.event == 0 and stop.signal in _FAULTS:
                 place = ptrace.get_registers(self.tracee.tid).rip
@@ -264,9 +262,9 @@ def infected(loan: Loan) -> Iterator[Stub]:
         if sigframe.size(loan.xstate) > _XSTATE_LIMIT:
             raise InternalError("the extended state does not fit the stub's stack")
         caught = int(procfs.read_status(pid)["SigCgt"], 16)
-        frame = base + PAGE_SIZE + CALLS_SIZE + BUFFERS_SIZE
-        end = end_signal(caught | loan.mask)
-        stub = Stub(loan.tracee, loan.memory, base, end=end, frame=frame + 8)
+        stub = Stub(loan.tracee, loan.memory, base, end=end_signal(caught | loan.mask))
+        frame = stub.stack
+        stub.frame = frame + 8
         stub.install()
         loan.memory.write(frame, sigframe.build(frame, loan.registers, loan.xstate, loan.mask))
         yield stub

@@ -31,7 +31,6 @@ _FILE = np.uint64(1 << 61)
 # What write-protection leaves where a page of a file was given up looks as if it were swapped, to
 # PAGEMAP_SCAN too. It is told by the type of its swap area, the last one (SWP_PTE_MARKER in
 # include/linux/swap.h), and bit 57, written by userfaultfd.
-_MARKER_BITS = np.uint64(1 << 62 | 1 << 57 | 0x1F)
 _MARKER = np.uint64(1 << 62 | 1 << 57 | 0x1F)
 
 
@@ -101,7 +100,7 @@ class Pagemap:
             count = min(_ENTRIES, last - start)
             entries = np.frombuffer(os.pread(self.descriptor, count * 8, start * 8), np.uint64)
             own = (entries & _PRESENT_OR_SWAPPED != 0) & (entries & _FILE == 0)
-            own &= entries & _MARKER_BITS != _MARKER
+            own &= entries & _MARKER != _MARKER
             edges = np.flatnonzero(np.diff(np.concatenate(([False], own, [False]))))
             spans += [
                 ((start + int(a)) * PAGE_SIZE, (start + int(b)) * PAGE_SIZE)

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 from livemig.errors import InternalError, ProcessGone
 from livemig.system import procfs, ptrace
+from livemig.system.numbers import NR_RESTART_SYSCALL
 from livemig.system.ptrace import Registers
 
 _WALL = 0x40000000
 _SLICE = 0.01  # seconds; bounds the wait where another thread took the SIGCHLD
-NR_RESTART_SYSCALL = 219
 ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 512, 513, 514, 516
 _RESTART_SAME = (ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND)
 _SIGNED = 1 << 63

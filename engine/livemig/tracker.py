@@ -14,8 +14,8 @@ from livemig.intervals import Span, intersect, merged, subtract, total
 from livemig.model import Kind, Mapping
 from livemig.pagemap import Pagemap, carried
 from livemig.system import handles, uffd
+from livemig.system.numbers import NR_CLOSE, NR_USERFAULTFD
 
-NR_CLOSE = 3
 _VANISHED = (errno.EINVAL, errno.ENOMEM, errno.ENOENT)
 
 
@@ -107,7 +107,7 @@ class WriteProtectScan:
         if not pagemap.can_scan:
             raise _lacking("PAGEMAP_SCAN")
         try:
-            number = loan.call("userfaultfd", uffd.NR_USERFAULTFD, uffd.CREATE_FLAGS)
+            number = loan.call("userfaultfd", NR_USERFAULTFD, uffd.CREATE_FLAGS)
         except OSError as error:
             raise _lacking(f"userfaultfd ({error})") from error
         pidfd = os.pidfd_open(loan.memory.pid)

@@ -20,6 +20,7 @@ from livemig.errors import InternalError
 from livemig.stub import hold_path
 from livemig.system.handles import CLONE_NEWNS, set_namespace
 from livemig.system.libc import syscall
+from livemig.system.numbers import NR_UMOUNT2
 
 State = Literal["pending", "held", "running"]
 
@@ -28,7 +29,6 @@ PLACE = "/dev/.livemig-hold"
 
 _DIRECTORY = "/run/livemig/hold"
 _STATES = ("pending", "held", "running")
-_NR_UMOUNT2 = 166
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 
@@ -116,7 +116,7 @@ def _unmount_here(namespace: int) -> int:
 def _detached() -> bool:
     flags = _MNT_DETACH | _UMOUNT_NOFOLLOW
     try:
-        syscall(_NR_UMOUNT2, ctypes.c_char_p(PLACE.encode()), flags, what=f"unmounting {PLACE}")
+        syscall(NR_UMOUNT2, ctypes.c_char_p(PLACE.encode()), flags, what=f"unmounting {PLACE}")
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.ENOENT):  # no mount (any more), no such file
             return False

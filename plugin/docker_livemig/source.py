@@ -51,6 +51,7 @@ from livemig.model import Image, RoundStat
 from livemig.outgoing import Outgoing
 from livemig.stdin import UnreadInput
 from livemig.system import priority, procfs
+from livemig.system.memory import PAGE_SIZE
 from livemig.wire import to_wire
 
 _ABORT = 30.0
@@ -188,7 +189,7 @@ class Move:
             started = time.monotonic()
             stat = self._round()
             if stat.pages:
-                fastest = max(fastest, stat.pages * 4096 / (time.monotonic() - started))
+                fastest = max(fastest, stat.pages * PAGE_SIZE / (time.monotonic() - started))
             left = self._outgoing.waiting()
             self.watch.report("round", stat=stat, rate=fastest, dirty=left)
             fits = left / fastest * 1000 <= self.request.downtime_limit_ms

@@ -10,6 +10,7 @@ from livemig.errors import Cancelled, LivemigError
 from livemig.frames import FrameType
 from livemig.link import Link
 from livemig.model import RoundStat
+from livemig.system.memory import PAGE_SIZE
 from livemig.wire import to_wire
 
 
@@ -47,7 +48,7 @@ class ClientWatch:
         progress = Progress(phase, text)
         if stat is not None:
             progress = Progress(
-                phase, text, stat.number, stat.pages, stat.bytes, rate, dirty // 4096
+                phase, text, stat.number, stat.pages, stat.bytes, rate, dirty // PAGE_SIZE
             )
         with suppress(LivemigError):
             self._client.send(FrameType.PROGRESS, to_wire(progress))

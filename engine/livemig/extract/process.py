@@ -9,13 +9,13 @@ from pathlib import Path
 from livemig.errors import NotCarried
 from livemig.extract.files import Descriptions, read_descriptors
 from livemig.extract.mappings import refuse_mappings
-from livemig.extract.threads import NR_PRCTL, extract_thread
+from livemig.extract.threads import extract_thread
 from livemig.infect import Loan
 from livemig.model import AddressSpace, Credentials, Process
 from livemig.stub import Stub
 from livemig.system import procfs, ptrace
+from livemig.system.numbers import NR_BRK, NR_GETITIMER, NR_PRCTL, NR_PRLIMIT64, NR_RT_SIGACTION
 
-NR_BRK, NR_RT_SIGACTION, NR_GETITIMER, NR_PRLIMIT64 = 12, 13, 36, 302
 PR_GET_PDEATHSIG, PR_GET_DUMPABLE, PR_GET_SECUREBITS = 2, 3, 27
 PR_GET_CHILD_SUBREAPER, PR_GET_THP_DISABLE = 37, 42
 SIGNALS = range(1, 65)

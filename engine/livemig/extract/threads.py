@@ -8,10 +8,9 @@ from livemig.infect import Loan
 from livemig.model import Thread
 from livemig.stub import Stub
 from livemig.system import handles, procfs, ptrace
+from livemig.system.numbers import NR_PRCTL, NR_SIGALTSTACK
 from livemig.tracing import restarted
 
-NR_PRCTL = 157
-NR_SIGALTSTACK = 131
 PR_GET_TIMERSLACK = 30
 PR_GET_TID_ADDRESS = 40
 ALTSTACK_SIZE = 24

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from livemig.errors import NotCarried
-from livemig.inject.held import F_DUPFD_CLOEXEC, MAX_PASSED, NR_CLOSE, NR_FCNTL, Held
+from livemig.inject.held import F_DUPFD_CLOEXEC, MAX_PASSED, Held
 from livemig.model import Description, Image, Opened, Process, Role
 from livemig.stub import Table
 from livemig.system import handles
+from livemig.system.numbers import NR_CLOSE, NR_DUP3, NR_FCNTL
 
-NR_DUP3 = 292
 _F_SETFL = 4
 _O_CLOEXEC = 0o2000000
 _STATUS_FLAGS = os.O_APPEND | os.O_NONBLOCK | os.O_NOATIME | os.O_DIRECT

@@ -17,11 +17,18 @@ from livemig.stub.runner import SIZE, Stub
 from livemig.stub.table import Table
 from livemig.system import handles, procfs, ptrace
 from livemig.system.memory import PAGE_SIZE, Memory
+from livemig.system.numbers import (
+    NR_CLOSE,
+    NR_FCNTL,
+    NR_MMAP,
+    NR_MUNMAP,
+    NR_RECVMSG,
+    NR_SOCKETPAIR,
+    NR_UNSHARE,
+)
 from livemig.system.procfs import PROT_EXEC, PROT_READ, PROT_WRITE
 from livemig.tracing import Tracee, signed
 
-NR_MMAP, NR_MUNMAP, NR_SOCKETPAIR, NR_RECVMSG, NR_CLOSE = 9, 11, 53, 47, 3
-NR_FCNTL, NR_UNSHARE = 72, 272
 F_DUPFD_CLOEXEC = 1030
 CLONE_NEWTIME = 0x80
 _MAP_HERE = 0x100022  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
@@ -31,7 +38,6 @@ _SEQPACKET_CLOEXEC = 5 | 0o2000000
 _MSG_CMSG_CLOEXEC = 0x40000000
 _STREAMS = 3
 _RESERVED = 16
-_SYSCALL_STOP = 0x85
 MAX_PASSED = 200  # the kernel passes 253 descriptors a message at most (SCM_MAX_FD)
 
 
@@ -96,7 +102,7 @@ class Held:
         for _ in range(2):
             ptrace.cont_to_syscall(self.pid)
             stop = self.tracee.wait()
-            if stop.signal != _SYSCALL_STOP:
+            if stop.signal != ptrace.SYSCALL_STOP:
                 raise InternalError(f"held process {self.pid} stopped for signal {stop.signal}")
         return signed(ptrace.get_registers(self.pid).rax)
 

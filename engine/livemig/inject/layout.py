@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from livemig.inject.held import MAX_PASSED, NR_CLOSE, NR_MMAP, NR_MUNMAP, Held
+from livemig.inject.held import MAX_PASSED, Held
 from livemig.layout import Change
 from livemig.model import Kind, Mapping
 from livemig.stub.table import Table
 from livemig.system import handles
+from livemig.system.numbers import NR_ARCH_PRCTL, NR_CLOSE, NR_MMAP, NR_MPROTECT, NR_MUNMAP
 
-NR_MPROTECT, NR_ARCH_PRCTL = 10, 158
 _ARCH_MAP_VDSO_64 = 0x2003
 _MAP_PRIVATE, _MAP_ANONYMOUS, _MAP_GROWSDOWN = 0x02, 0x20, 0x100
 _MAP_FIXED_NOREPLACE = 0x100000

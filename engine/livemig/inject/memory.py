@@ -13,9 +13,9 @@ from livemig.intervals import Span
 from livemig.model import Kind, Mapping
 from livemig.pages import BATCH_PAGES, Batch, PageKind, unpack
 from livemig.system.memory import PAGE_SIZE, read_ranges, write_ranges
+from livemig.system.numbers import NR_MADVISE
 from livemig.system.procfs import PROT_WRITE
 
-NR_MADVISE = 28
 _MADV_DONTNEED = 4
 _ZEROS = bytes(BATCH_PAGES * PAGE_SIZE)
 

@@ -13,24 +13,35 @@ import time
 from pathlib import Path
 
 from livemig.errors import StateMismatch
-from livemig.extract.process import (
-    NR_RT_SIGACTION,
-    SIGNALS,
-    seccomp_filters,
-)
-from livemig.extract.threads import NR_PRCTL, NR_SIGALTSTACK
+from livemig.extract.process import SIGNALS, seccomp_filters
 from livemig.infect import end_signal
 from livemig.inject.files import install_descriptors, opened_descriptions
-from livemig.inject.held import CLONE_NEWTIME, NR_CLOSE, Held
+from livemig.inject.held import CLONE_NEWTIME, Held
 from livemig.model import Clocks, Credentials, Image, Process, Thread
 from livemig.stub import Table
 from livemig.system import handles, procfs, ptrace
+from livemig.system.numbers import (
+    NR_CAPSET,
+    NR_CLOSE,
+    NR_FCHDIR,
+    NR_PERSONALITY,
+    NR_PRCTL,
+    NR_RSEQ,
+    NR_RT_SIGACTION,
+    NR_RT_SIGQUEUEINFO,
+    NR_RT_TGSIGQUEUEINFO,
+    NR_SECCOMP,
+    NR_SET_ROBUST_LIST,
+    NR_SET_TID_ADDRESS,
+    NR_SETGROUPS,
+    NR_SETITIMER,
+    NR_SETNS,
+    NR_SETRESGID,
+    NR_SETRESUID,
+    NR_SIGALTSTACK,
+    NR_UMASK,
+)
 from livemig.system.ptrace import Registers
-
-NR_SETITIMER, NR_CHDIR, NR_UMASK, NR_FCHDIR = 38, 80, 95, 81
-NR_SETGROUPS, NR_SETRESUID, NR_SETRESGID, NR_CAPSET = 116, 117, 119, 126
-NR_RT_SIGQUEUEINFO, NR_PERSONALITY, NR_SET_TID_ADDRESS = 129, 135, 218
-NR_SET_ROBUST_LIST, NR_RT_TGSIGQUEUEINFO, NR_SETNS, NR_SECCOMP, NR_RSEQ = 273, 297, 308, 317, 334
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NAME = 1, 4, 8, 15
 PR_CAPBSET_DROP, PR_SET_SECUREBITS, PR_SET_TIMERSLACK, PR_SET_MM = 24, 28, 29, 35

@@ -6,14 +6,14 @@ import ctypes
 import os
 import struct
 
-from livemig.system.libc import (
+from livemig.system.libc import syscall
+from livemig.system.numbers import (
     NR_GET_ROBUST_LIST,
     NR_KCMP,
     NR_OPENAT2,
     NR_PIDFD_GETFD,
     NR_SETNS,
     NR_TEE,
-    syscall,
 )
 
 RESOLVE_NO_MAGICLINKS = 0x02

@@ -10,14 +10,6 @@ libc = ctypes.CDLL(None, use_errno=True)
 _syscall = libc.syscall
 _syscall.restype = ctypes.c_long
 
-NR_PIPE2 = 293
-NR_TEE = 276
-NR_SETNS = 308
-NR_KCMP = 312
-NR_OPENAT2 = 437
-NR_PIDFD_GETFD = 438
-NR_GET_ROBUST_LIST = 274
-
 
 def failed(what: str) -> OSError:
     """Return the OSError for the errno that the last call left, naming ``what``."""

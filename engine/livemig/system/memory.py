@@ -11,7 +11,6 @@ import numpy as np
 from livemig.system.libc import failed, libc
 
 PAGE_SIZE = 4096
-PAGE_SHIFT = 12
 _IOV_MAX = 1024
 
 

@@ -16,7 +16,6 @@ _ptrace = libc.ptrace
 _ptrace.restype = ctypes.c_long
 _ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 
-PEEKUSER = 3
 CONT = 7
 GETREGS = 12
 SETREGS = 13
@@ -32,13 +31,13 @@ SETSIGMASK = 0x420B
 SECCOMP_GET_FILTER = 0x420C
 GET_RSEQ_CONFIGURATION = 0x420F
 DETACH = 17
-SETOPTIONS = 0x4200
 
 O_TRACESYSGOOD = 1
 O_EXITKILL = 1 << 20
 O_SUSPEND_SECCOMP = 1 << 21
 
 EVENT_STOP = 128
+SYSCALL_STOP = 0x85  # SIGTRAP | 0x80, with PTRACE_O_TRACESYSGOOD
 NT_X86_XSTATE = 0x202
 PEEKSIGINFO_SHARED = 1
 SIGINFO_SIZE = 128
@@ -114,11 +113,6 @@ def cont_to_syscall(tid: int, signal: int = 0) -> None:
 def detach(tid: int, signal: int = 0) -> None:
     """Let go of a stopped thread."""
     _call(DETACH, tid, 0, signal)
-
-
-def set_options(tid: int, options: int) -> None:
-    """Replace the tracing options of a stopped thread."""
-    _call(SETOPTIONS, tid, 0, options)
 
 
 def get_registers(tid: int) -> Registers:
