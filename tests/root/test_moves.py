@@ -345,6 +345,21 @@ def test_a_mapped_file_that_is_missing_is_told(carried: App, move: Mover, tmp_pa
     assert carried.ask("check") == "ok", carried.errors()
 
 
+def test_a_copy_that_is_confined_otherwise_is_told(carried: App, move: Mover) -> None:
+    """No security module labels processes on every machine: another label is sent than there is."""
+    carried.settle()
+    moving = move(carried)
+    moving.round()
+    moving.freeze()
+    image = moving.state()
+    process = image.processes[0]
+    other = replace(process, credentials=replace(process.credentials, lsm="other (enforce)"))
+    with pytest.raises(StateMismatch, match="LSM label"):
+        moving.incoming.rebuild(replace(image, processes=(other,)))
+    moving.give_up()
+    assert carried.ask("check") == "ok", carried.errors()
+
+
 PLACE = 0x70_0000_0000
 ONE = Mapping(PLACE, PLACE + 4096, 3, Kind.ANONYMOUS)
 LAYOUTS = {

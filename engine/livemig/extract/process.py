@@ -144,7 +144,7 @@ def _credentials(pid: int, status: dict[str, str], dumpable: int, securebits: in
         dumpable=dumpable,
         seccomp_mode=int(status["Seccomp"]),
         seccomp_filters=seccomp_filters(pid) if status["Seccomp"] == "2" else (),
-        lsm=_lsm(pid),
+        lsm=lsm_label(pid),
     )
 
 
@@ -156,7 +156,8 @@ def seccomp_filters(tid: int) -> tuple[bytes, ...]:
     return tuple(filters)
 
 
-def _lsm(pid: int) -> str:
+def lsm_label(pid: int) -> str:
+    """Return what a security module (AppArmor, SELinux) confines a process by, if one does."""
     try:
         return Path(f"/proc/{pid}/attr/current").read_text(encoding="utf-8").rstrip("\0\n")
     except OSError:  # no security module that labels processes

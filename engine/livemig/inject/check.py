@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from livemig.errors import StateMismatch
+from livemig.extract.process import lsm_label
 from livemig.intervals import merged
 from livemig.model import Kind, Mapping, Process
 from livemig.stub.runner import SIZE
@@ -37,6 +38,7 @@ def _wanted(process: Process) -> list[tuple[str, object]]:
         ("CapAmb", who.ambient),
         ("NoNewPrivs", who.no_new_privs),
         ("Seccomp", who.seccomp_mode),
+        ("LSM label", who.lsm),
         ("Umask", process.umask),
         ("exe", process.space.exe),
         ("cwd", process.directory),
@@ -56,6 +58,7 @@ def _found(pid: int) -> list[tuple[str, object]]:
     found += [
         ("NoNewPrivs", status["NoNewPrivs"] == "1"),
         ("Seccomp", int(status["Seccomp"])),
+        ("LSM label", lsm_label(pid)),
         ("Umask", int(status["Umask"], 8)),
         ("exe", os.readlink(f"/proc/{pid}/exe")),
         ("cwd", os.readlink(f"/proc/{pid}/cwd")),
