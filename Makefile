@@ -18,7 +18,7 @@ C_FILES = $(shell git ls-files '*.c' '*.h' '*.cc')
 
 .PHONY: help
 help: ## List the tasks
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: deps
 deps: apt-deps $(VENV)/.stamp ## Install what is missing: Docker, compilers, a virtual environment
@@ -62,6 +62,24 @@ demo: build ## Move a running container between two hosts while somebody types i
 .PHONY: test
 test: build ## Run every test that this machine can run, but the long ones
 	@$(PYTEST) -m 'not long' $(TESTS)
+
+.PHONY: vm-deps
+vm-deps: build ## Install what guests need: QEMU, debootstrap
+	@PYTHON=$(PYTHON) tests/hosts/deps.sh --vm
+
+.PHONY: vm-debian
+vm-debian: vm-deps ## Debian 12 as it is installed, in a guest: make demo and make test there
+	@$(PY) -m tests.vm up --bare
+	@$(PY) -m tests.vm demo
+	@$(PY) -m tests.vm test
+
+.PHONY: vm-debian-up
+vm-debian-up: vm-deps ## Start that guest as it is after its first make demo, with a clone of HEAD
+	@$(PY) -m tests.vm up
+
+.PHONY: vm-debian-down
+vm-debian-down: $(VENV)/.stamp ## End it and forget its disk
+	@$(PY) -m tests.vm down
 
 .PHONY: test-long
 test-long: build ## Run the long ones too

@@ -16,6 +16,7 @@ from tests.hosts import RECORDER, Host, Snapshot, leaks, load_images, snapshot, 
 
 SETTLE = 10.0
 TOOLS = ("docker", "dockerd", "sshd", "ssh", "ssh-keygen", "nsenter", "setpriv", "ip", "iptables")
+VM_TOOLS = ("qemu-system-x86_64", "qemu-img", "debootstrap", "mke2fs", "ssh", "ssh-keygen")
 PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
 CAP_SYS_PTRACE, CAP_SYS_ADMIN = 19, 21
 
@@ -37,7 +38,10 @@ def _lacks_docker() -> str | None:
 
 
 def _lacks_vm() -> str | None:
-    return "needs two guests with the patched kernel, which nothing builds yet"
+    missing = [tool for tool in VM_TOOLS if shutil.which(tool, path=PATH) is None]
+    if missing:
+        return f"needs {', '.join(missing)} (make vm-deps)"
+    return _lacks_root()
 
 
 LACKS: dict[str, Callable[[], str | None]] = {

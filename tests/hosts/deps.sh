@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Installs what building and testing need and this machine lacks; silent where nothing is missing.
-# usage: deps.sh [--only-venv]
+# usage: deps.sh [--only-venv | --vm]   (--vm: what guests need, besides)
 set -eu
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -13,6 +13,10 @@ wanted="
 	iptables:iptables ip:iproute2 nsenter:util-linux setpriv:util-linux
 	ssh:openssh-client ssh-keygen:openssh-client sudo:sudo
 	gcc:gcc g++:g++ make:make ld:binutils clang-format:clang-format git:git
+"
+[ "${1-}" != --vm ] || wanted="$wanted
+	qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils
+	debootstrap:debootstrap mke2fs:e2fsprogs
 "
 missing=""
 have() {

@@ -18,6 +18,7 @@ from .proc import HostsError
 
 BASE = "livemig/base:latest"
 RECORDER = "livemig/recorder:latest"
+MADE_OF = ("base", "recorder")
 BUILD_LIMIT = 600.0
 
 
@@ -53,7 +54,8 @@ def cache_dir() -> Path:
     """Where the archives of the present sources are kept."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     digest = hashlib.sha256()
-    for path in sorted(path for path in (REPO / "images").rglob("*") if path.is_file()):
+    sources = (path for name in MADE_OF for path in (REPO / "images" / name).rglob("*"))
+    for path in sorted(path for path in sources if path.is_file()):
         digest.update(f"{path.relative_to(REPO)}\0{path.stat().st_mode:o}\0".encode())
         digest.update(path.read_bytes())
     digest.update(_command("dpkg-query", "--show", "g++", "libc6", "libstdc++6").encode())

@@ -1,0 +1,26 @@
+"""Guests under QEMU: whole machines with a kernel of their own, for what namespaces cannot show.
+
+with running(Guest(state_root() / "debian")) as guest:
+    start_ready(guest)
+    clone(guest)
+    make(guest, "test", limit=3600)
+"""
+
+from .debian import CLONE, clone, demonstrate, make, running, start_bare, start_ready, state_root
+from .guest import Guest, Parts, Size
+from .qmp import VmError
+
+__all__ = [
+    "CLONE",
+    "Guest",
+    "Parts",
+    "Size",
+    "VmError",
+    "clone",
+    "demonstrate",
+    "make",
+    "running",
+    "start_bare",
+    "start_ready",
+    "state_root",
+]

@@ -1,0 +1,98 @@
+"""What guests start from, made once and kept in the cache: disks, and guests that were saved."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.hosts.config import REPO
+
+from . import network
+from .guest import command
+from .qmp import VmError
+
+IMAGE = REPO / "images" / "guest-debian"
+IMAGE_LIMIT = 1500.0
+LOCK_LIMIT = 3600.0
+KEPT = 2
+"""Entries of a kind that stay: one for the branch before this one."""
+
+
+def debian() -> Path:
+    """Return the directory of the disk with a bare Debian 12; made where the cache lacks it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "livemig")
+    return kept(cache, "guest-debian", digest_of(*sorted(IMAGE.iterdir())), _make_debian)
+
+
+def saved(base: Path, digest: str, make: Callable[[Path], None]) -> Path:
+    """Return the directory of a guest that was saved; it lies in that of its disk, to go with it.
+
+    (A disk that was made anew would not be the one that it stands on, byte by byte.)
+    """
+    return kept(base, "saved", digest_of(digest, command("qemu-system-x86_64", "--version")), make)
+
+
+def kept(home: Path, kind: str, digest: str, make: Callable[[Path], None]) -> Path:
+    """Return a directory of a kind with this digest; `make` fills it if it is missing.
+
+    It appears whole or not at all; others who want the same wait meanwhile.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    found = home / f"{kind}-{digest}"
+    with _alone(home / f"{kind}.lock"):
+        if not found.exists():
+            with tempfile.TemporaryDirectory(prefix=f"{kind}.draft.", dir=home) as draft:
+                make(Path(draft))
+                Path(draft).chmod(0o755)
+                Path(draft).rename(found)
+                Path(draft).mkdir()  # what the scope removes
+        os.utime(found)
+        _forget_old(home, kind)
+    return found
+
+
+def _forget_old(home: Path, kind: str) -> None:
+    """Remove what has not been asked for the longest; what runs has its files open."""
+    entries = [each for each in home.glob(f"{kind}-*") if len(each.name) == len(kind) + 17]
+    for old in sorted(entries, key=lambda each: each.stat().st_mtime)[:-KEPT]:
+        shutil.rmtree(old)
+
+
+def digest_of(*words: Path | str) -> str:
+    """Return the name of what is made of these files and texts."""
+    digest = hashlib.sha256()
+    for word in words:
+        data = word.encode() if isinstance(word, str) else word.read_bytes()
+        digest.update(hashlib.sha256(data).digest())
+    return digest.hexdigest()[:16]
+
+
+def _make_debian(directory: Path) -> None:
+    key = directory / "key"
+    command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "guest", "-f", key)
+    public = key.with_suffix(".pub").read_text().strip()
+    argv = (IMAGE / "image.sh", directory, public, network.mirror())
+    command("nice", "-n", "10", *argv, timeout=IMAGE_LIMIT)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    deadline = time.monotonic() + LOCK_LIMIT
+    with path.open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise VmError(f"{path}: another run holds it") from None
+                time.sleep(0.5)  # flock(2) has no time limit of its own
+            else:
+                yield
+                return
