@@ -10,26 +10,29 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from livemig import sigframe
 from livemig.errors import InternalError, NotCarried, ProcessGone
+from livemig.layout import free_hole
 from livemig.stub.runner import ALL_SIGNALS, END_SIGNALS, SIZE, Stub
 from livemig.system import procfs, ptrace
 from livemig.system.memory import PAGE_SIZE, Memory
 from livemig.system.numbers import NR_MMAP, NR_MUNMAP
 from livemig.system.procfs import PROT_EXEC, PROT_READ, PROT_WRITE
+from livemig.system.ptrace import Registers
 from livemig.tracing import Tracee, signed, telling_death
 
 MAP_PRIVATE_ANONYMOUS = 0x22
+_MAP_FIXED, _MAP_FIXED_NOREPLACE = 0x10, 0x100000
+_LOWEST = 0x180_0000_0000  # from here on the stub looks for a hole: hardly anything lies there
 _RED_ZONE = 128
 _SYSCALL_RETURN = b"\x0f\x05\xc3"  # syscall; ret
 _RESTORERS = (
     b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05",  # mov $15, %rax; syscall
     b"\xb8\x0f\x00\x00\x00\x0f\x05",  # mov $15, %eax; syscall
 )
-_XSTATE_LIMIT = 48 << 10  # what of the stub's stack a frame may take
 _FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL)  # of others these are blocked meanwhile
 
 
@@ -106,34 +109,41 @@ class Loan:
         if not _are_there(gadgets, memory):
             gadgets = find_gadgets(memory.pid, memory)
         self._gadgets = gadgets
-        self._frame = self._place_frame()
+        self.areas = procfs.read_areas(memory.pid)
+        self._room = sigframe.size(self.xstate) + 64
+        self._place_frames()
         self._borrowed = self.registers.copy()
         self._borrowed.orig_rax = (1 << 64) - 1
         self._borrowed.rip = gadgets.restorer
         self._borrowed.rsp = self._frame + 8
+        self.way_back = self._frame
         ptrace.set_registers(tracee.tid, self._borrowed)
         ptrace.set_sigmask(tracee.tid, ALL_SIGNALS)
 
-    def _place_frame(self) -> int:
-        room = sigframe.size(self.xstate)
-        for place in self._places(room):
-            address = place & ~63
-            frame = sigframe.build(
-                address, self.registers, self.xstate, self.mask, self._gadgets.restorer
-            )
-            try:
-                self._covered = self.memory.read(address, room)
-                self.memory.write(address, frame)
-            except ProcessLookupError:
-                raise
-            except OSError:  # no memory there, and none to be had
-                continue
-            return address
+    def _place_frames(self) -> None:
+        """Put the frame that leads back below the stack, and keep room for one more below it."""
+        for rooms in (2, 1):
+            for place in self._places(rooms * self._room):
+                address = place & ~63
+                self._frame = address + (rooms - 1) * (self._room & ~63)
+                try:
+                    covered = self.memory.read(address, rooms * self._room)
+                    self._write_frame(self._frame, self.registers, self.mask)
+                except ProcessLookupError:
+                    raise
+                except OSError:  # no memory there, and none to be had
+                    continue
+                self._lowest, self._covered = address, covered
+                return
         raise NotCarried(
             f"process {self.memory.pid}: thread {self.tracee.tid} has no room on its stack "
             f"(stack pointer {self.registers.rsp:#x})",
             hint="threads with very small stacks are not carried by this version",
         )
+
+    def _write_frame(self, address: int, registers: Registers, mask: int) -> None:
+        frame = sigframe.build(address, registers, self.xstate, mask, self._gadgets.restorer)
+        self.memory.write(address, frame)
 
     def _places(self, room: int) -> Iterator[int]:
         """Yield where a frame may lie, the best first.
@@ -144,7 +154,7 @@ class Loan:
         pointer = int(self.registers.rsp)
         here = [
             area
-            for area in procfs.read_areas(self.memory.pid)
+            for area in self.areas
             if area.name == "[stack]" or area.start <= pointer <= area.end
         ]
         for area in here:
@@ -159,7 +169,7 @@ class Loan:
     def call(self, name: str, number: int, *arguments: int) -> int:
         """Make one system call; OSError, naming it, where it fails."""
         registers = self._borrowed.calling(self._gadgets.call, number, *arguments)
-        registers.rsp = self._frame
+        registers.rsp = self.way_back
         ptrace.set_registers(self.tracee.tid, registers)
         self._to_syscall_stop()
         self._to_syscall_stop()
@@ -167,6 +177,27 @@ class Loan:
         if -4096 < result < 0:
             raise OSError(-result, f"{name} in process {self.memory.pid}: {os.strerror(-result)}")
         return result
+
+    @contextmanager
+    def undone_by(self, number: int, *arguments: int) -> Iterator[None]:
+        """For the length of a scope, let the death of the tracer add one more call to the way back.
+
+        It undoes what the scope makes in the process, and must do no harm before or after that.
+        Where a thread has too little stack for a second frame, the death leaves it undone.
+        """
+        if self._lowest == self._frame:
+            yield
+            return
+        call = self._borrowed.calling(self._gadgets.call, number, *arguments)
+        call.rsp = self._frame
+        self._write_frame(self._lowest, call, ALL_SIGNALS)
+        self.way_back = self._lowest
+        try:
+            yield
+        finally:
+            self.way_back = self._frame
+            with suppress(ProcessLookupError):
+                ptrace.set_registers(self.tracee.tid, self._borrowed)
 
     def _to_syscall_stop(self) -> None:
         while True:
@@ -196,7 +227,7 @@ class Loan:
             self.tracee.held_signals.append(stop.signal)
         ptrace.set_sigmask(tid, self.mask)
         ptrace.set_registers(tid, self.registers)
-        self.memory.write(self._frame, self._covered)
+        self.memory.write(self._lowest, self._covered)
         for number in self.tracee.held_signals:
             os.kill(self.memory.pid, number)
         self.tracee.held_signals.clear()
@@ -245,26 +276,24 @@ def end_signal(used: int) -> int:
 
 @contextmanager
 def infected(loan: Loan) -> Iterator[Stub]:
-    """Put the stub into the process of a borrowed thread, and take it out at the scope's end."""
-    pid = loan.memory.pid
-    base = loan.call("mmap", NR_MMAP, 0, SIZE, PROT_READ | PROT_EXEC, MAP_PRIVATE_ANONYMOUS, -1, 0)
-    with _undone_by(lambda: loan.call("munmap", NR_MUNMAP, base, SIZE)):
-        loan.call(
-            "mmap",
-            NR_MMAP,
-            base + PAGE_SIZE,
-            SIZE - PAGE_SIZE,
-            PROT_READ | PROT_WRITE,
-            MAP_PRIVATE_ANONYMOUS | 0x10,  # MAP_FIXED
-            -1,
-            0,
-        )
-        if sigframe.size(loan.xstate) > _XSTATE_LIMIT:
-            raise InternalError("the extended state does not fit the stub's stack")
-        caught = int(procfs.read_status(pid)["SigCgt"], 16)
-        stub = Stub(loan.tracee, loan.memory, base, end=end_signal(caught | loan.mask))
-        frame = stub.stack
-        stub.frame = frame + 8
-        stub.install()
-        loan.memory.write(frame, sigframe.build(frame, loan.registers, loan.xstate, loan.mask))
-        yield stub
+    """Put the stub into the process of a borrowed thread, and take it out at the scope's end.
+
+    Our death takes it out as well: it lies in a hole that is known before it is mapped.
+    """
+    base = free_hole([(area.start, area.end) for area in loan.areas], SIZE, _LOWEST)
+    with loan.undone_by(NR_MUNMAP, base, SIZE):
+        flags = MAP_PRIVATE_ANONYMOUS | _MAP_FIXED_NOREPLACE
+        loan.call("mmap", NR_MMAP, base, SIZE, PROT_READ | PROT_EXEC, flags, -1, 0)
+        with _undone_by(lambda: loan.call("munmap", NR_MUNMAP, base, SIZE)):
+            yield _installed(loan, base)
+
+
+def _installed(loan: Loan, base: int) -> Stub:
+    writable, rest = PROT_READ | PROT_WRITE, SIZE - PAGE_SIZE
+    flags = MAP_PRIVATE_ANONYMOUS | _MAP_FIXED
+    loan.call("mmap", NR_MMAP, base + PAGE_SIZE, rest, writable, flags, -1, 0)
+    caught = int(procfs.read_status(loan.memory.pid)["SigCgt"], 16)
+    end = end_signal(caught | loan.mask)
+    stub = Stub(loan.tracee, loan.memory, base, end=end, frame=loan.way_back + 8)
+    stub.install()
+    return stub

@@ -13,7 +13,7 @@ from livemig.infect import Loan
 from livemig.intervals import Span, intersect, merged, subtract, total
 from livemig.model import Kind, Mapping
 from livemig.pagemap import Pagemap, carried
-from livemig.system import handles, uffd
+from livemig.system import handles, procfs, uffd
 from livemig.system.numbers import NR_CLOSE, NR_USERFAULTFD
 
 _VANISHED = (errno.EINVAL, errno.ENOMEM, errno.ENOENT)
@@ -106,22 +106,30 @@ class WriteProtectScan:
         """
         if not pagemap.can_scan:
             raise _lacking("PAGEMAP_SCAN")
-        try:
-            number = loan.call("userfaultfd", NR_USERFAULTFD, uffd.CREATE_FLAGS)
-        except OSError as error:
-            raise _lacking(f"userfaultfd ({error})") from error
-        pidfd = os.pidfd_open(loan.memory.pid)
-        try:
-            descriptor = handles.fetch_descriptor(pidfd, number)
-        finally:
-            os.close(pidfd)
-            loan.call("close", NR_CLOSE, number)
+        descriptor = cls._fetch(loan)
         try:
             uffd.enable(descriptor)
         except OSError as error:
             os.close(descriptor)
             raise _lacking("asynchronous write-protection by userfaultfd") from error
         return cls(descriptor, pagemap)
+
+    @staticmethod
+    def _fetch(loan: Loan) -> int:
+        pid = loan.memory.pid
+        taken = set(procfs.descriptors(pid))
+        lowest = next(number for number in range(len(taken) + 1) if number not in taken)
+        with loan.undone_by(NR_CLOSE, lowest):
+            try:
+                number = loan.call("userfaultfd", NR_USERFAULTFD, uffd.CREATE_FLAGS)
+            except OSError as error:
+                raise _lacking(f"userfaultfd ({error})") from error
+            pidfd = os.pidfd_open(pid)
+            try:
+                return handles.fetch_descriptor(pidfd, number)
+            finally:
+                os.close(pidfd)
+                loan.call("close", NR_CLOSE, number)
 
     def written(self, mappings: Sequence[Mapping], held: list[Span], *, frozen: bool) -> Written:
         """Return what changed since the last call; see Tracker."""

@@ -66,6 +66,12 @@ def doing(request: pytest.FixtureRequest, carried: App) -> tuple[App, Step, Step
     return carried, between, end
 
 
+def left(app: App) -> tuple[object, object]:
+    """Return what a tracer could have left in a process: memory, and descriptors."""
+    areas = [area for area in procfs.read_areas(app.pid) if not area.name.startswith("[")]
+    return [(area.start, area.end, area.prot) for area in areas], procfs.descriptors(app.pid)
+
+
 def die_before(step: int) -> None:
     """Kill this process before its ``step``-th operation on a tracee from here on."""
     left = step
@@ -102,9 +108,11 @@ def test_death_before_each_operation(doing: tuple[App, Step, Step], scope: ExitS
     borrower = Borrower(app)
     scope.callback(borrower.close)
     steps = 0
+    before = left(app)
     while (status := kill_at(borrower, steps)) != 0:
         assert status == -signal.SIGKILL
         between(app)
+        assert left(app) == before, f"a death before step {steps} has left something"
         steps += 1
     assert steps > 30, "attaching, borrowing, infecting, running and giving back take more"
     end(app)
