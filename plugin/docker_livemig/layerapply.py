@@ -14,6 +14,7 @@ from typing import IO, cast
 
 from docker_livemig.layertar import CHUNK, OPAQUE, XATTR, is_whiteout, whiteout_target
 from livemig.errors import DiskFull, InternalError, LivemigError, TargetError, from_wire
+from livemig.system.mounts import enter_writable_copy
 
 _ESCAPE = "surrogateescape"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -30,6 +31,7 @@ def apply(root_pid: int, chunks: Iterator[bytes]) -> None:
     or TargetError that names the path and the reason.
     """
     root = os.open(f"/proc/{root_pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    namespace = os.open(f"/proc/{root_pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     mounts = _mount_points(root_pid)
     data_read, data_write = os.pipe()
     fcntl.fcntl(data_write, fcntl.F_SETPIPE_SZ, CHUNK)
@@ -38,8 +40,8 @@ def apply(root_pid: int, chunks: Iterator[bytes]) -> None:
     if child == 0:
         os.close(data_write)
         os.close(result_read)
-        _applying_child(root, mounts, data_read, result_write)
-    for descriptor in (root, data_read, result_write):
+        _applying_child(root, namespace, mounts, data_read, result_write)
+    for descriptor in (root, namespace, data_read, result_write):
         os.close(descriptor)
     try:
         _feed(data_write, chunks)
@@ -64,12 +66,15 @@ def _feed(sink: int, chunks: Iterator[bytes]) -> None:
             return  # the child has ended and says why
 
 
-def _applying_child(root: int, mounts: set[str], source: int, results: int) -> None:
+def _applying_child(root: int, namespace: int, mounts: set[str], source: int, results: int) -> None:
     """Apply what comes on ``source`` and write the error, if any; never returns."""
     failure: dict[str, str] = {}
     try:
-        os.fchdir(root)
-        os.chroot(".")
+        if os.fstatvfs(root).f_flag & os.ST_RDONLY:  # docker run --read-only
+            enter_writable_copy(namespace)
+        else:
+            os.fchdir(root)
+            os.chroot(".")
         os.umask(0)
         _Applier(mounts).run(source)
     except LivemigError as error:

@@ -18,7 +18,7 @@ def test_the_child_ends_when_nobody_hears_it() -> None:
     child = os.fork()
     if child == 0:
         try:
-            layerapply._applying_child(root, set(), source, results)
+            layerapply._applying_child(root, -1, set(), source, results)
         finally:
             os._exit(ESCAPED)
     for descriptor in (root, source, results):
