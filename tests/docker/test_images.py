@@ -11,8 +11,10 @@ import pytest
 
 import docker
 from docker_livemig import images
+from docker_livemig.engine_api import connect
 from livemig.errors import DiskFull, ImageConflict, LivemigError, TransferError
 from tests.conftest import NothingLeft
+from tests.docker.inside import inside
 from tests.hosts import BASE, Host, load_images
 
 pytestmark = pytest.mark.docker
@@ -168,7 +170,9 @@ def test_an_image_that_somebody_uses_by_now_stays(hosts: Pair, apis: Apis, layer
 
 
 def test_no_room_is_said_before_anything_is_sent(hosts: Pair) -> None:
-    api = hosts[1].api()
     with pytest.raises(DiskFull, match=r"/var/lib/docker on .* MiB free, and 1125899906842624 MiB"):
-        images.check_room(api, 1 << 70)
-    api.close()
+        inside(hosts[1], require_room, 1 << 70)
+
+
+def require_room(size: int) -> None:
+    images.check_room(connect(), size)

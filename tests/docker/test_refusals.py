@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -288,9 +290,11 @@ def test_the_tag_is_another_image(pair: Pair) -> None:
 
 
 def test_the_published_port_is_in_use(pair: Pair) -> None:
-    listen = ["busybox", "nc", "-l", "-p", "18080"]
-    with pair[1].popen(listen) as listener:
+    listen = "import socket; s = socket.create_server(('', 18080)); print(flush=True); s.accept()"
+    with pair[1].popen([sys.executable, "-c", listen], stdout=subprocess.PIPE) as listener:
         try:
+            assert listener.stdout is not None
+            assert listener.stdout.readline()
             refused(pair[0], NAME, "lmb", errors.CreateFailed, NAME, "18080")
         finally:
             listener.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,8 +166,12 @@ def test_a_connection_of_busybox(pair: Pair, recorder_image: str) -> None:
     refused(source, NAME, "lmb", NotCarried, "a socket")
     address = "{{.NetworkSettings.IPAddress}}"
     found = source.run(["docker", "inspect", "-f", address, NAME]).stdout.strip()
-    with source.popen(["busybox", "nc", found, "7000"], stdin=subprocess.PIPE) as caller:
+    call = f"import socket; s = socket.create_connection(('{found}', 7000)); print(flush=True)"
+    argv = [sys.executable, "-c", f"{call}; s.recv(1)"]
+    with source.popen(argv, stdout=subprocess.PIPE) as caller:
         try:
+            assert caller.stdout is not None
+            assert caller.stdout.readline()
             refused(source, NAME, "lmb", NotCarried, "a socket")
         finally:
             caller.kill()

@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -177,16 +178,18 @@ def lower(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def overlay(tmp_path: Path, lower: Path) -> Iterator[Make]:
+def overlay(lower: Path) -> Iterator[Make]:
+    """Layers on a disk, as Docker's are: a tmpfs, which /tmp may be, has other times of change."""
     made: list[Overlay] = []
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
 
-    def make(name: str) -> Overlay:
-        made.append(Overlay(tmp_path / name, lower))
-        return made[-1]
+        def make(name: str) -> Overlay:
+            made.append(Overlay(Path(place) / name, lower))
+            return made[-1]
 
-    yield make
-    for each in made:
-        each.close()
+        yield make
+        for each in made:
+            each.close()
 
 
 def send(source: Overlay, target: Overlay, before: Manifest | None) -> Manifest:
