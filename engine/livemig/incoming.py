@@ -13,6 +13,7 @@ from livemig.inject.check import check
 from livemig.inject.held import USER_END
 from livemig.inject.memory import PageWriter
 from livemig.inject.process import set_registers
+from livemig.inject.scheduling import set_scheduling
 from livemig.layout import LayoutBackend, difference
 from livemig.model import Image, Kind, MappedFile, Mapping
 from livemig.pages import Batch
@@ -119,7 +120,9 @@ class Incoming:
     def seal(self, image: Image) -> None:
         """Give the process its registers, freeze it, and stop tracing it."""
         self._held.leave()
-        set_registers(self._held, image.processes[0].threads[0])
+        thread = image.processes[0].threads[0]
+        set_registers(self._held, thread)
+        set_scheduling(self.pid, thread.scheduling)
         self._freezer.request_freeze()
         self._held.release()
         self._freezer.freeze()

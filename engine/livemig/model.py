@@ -65,6 +65,46 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Scheduling:
+    """How a thread shares the CPU (sched(7), ioprio_set(2)); times in nanoseconds.
+
+    ``cpus`` are those that it is bound to, none where it may use all that its cpuset has.
+    """
+
+    policy: int
+    flags: int
+    nice: int
+    priority: int
+    runtime: int
+    deadline: int
+    period: int
+    util_min: int
+    util_max: int
+    io_priority: int
+    cpus: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Timer:
+    """A POSIX timer (timer_create(2)): its event, interval, and what is left, in nanoseconds.
+
+    ``expires`` is when, by its clock, 0 where it stands or its clock is not the container's own.
+    ``thread`` is the one that gets the signal, 0 for the process.
+    """
+
+    number: int
+    clock: int
+    notify: int
+    signal: int
+    value: int
+    thread: int
+    interval: int
+    left: int
+    expires: int
+    overruns: int
+
+
+@dataclass(frozen=True)
 class Thread:
     """One thread: what it goes on with.
 
@@ -83,11 +123,15 @@ class Thread:
     rseq: tuple[int, int, int, int]
     altstack: bytes
     timer_slack: int
+    scheduling: Scheduling
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """Who a process is, and how it is confined (credentials(7), capabilities(7), seccomp(2))."""
+    """Who a process is, and how it is confined (credentials(7), capabilities(7), seccomp(2)).
+
+    ``seccomp_flags`` are those that each filter was installed with, as far as the kernel tells.
+    """
 
     uids: tuple[int, int, int, int]
     gids: tuple[int, int, int, int]
@@ -102,6 +146,7 @@ class Credentials:
     dumpable: int
     seccomp_mode: int
     seccomp_filters: tuple[bytes, ...]
+    seccomp_flags: tuple[int, ...]
     lsm: str
 
 
@@ -164,7 +209,11 @@ class Descriptor:
 
 @dataclass(frozen=True)
 class Process:
-    """One process: everything but its pages."""
+    """One process: everything but its pages.
+
+    ``settings`` are those of ``livemig.settings``, by name; ``autogroup`` is the nice value of its
+    autogroup, where there is one.
+    """
 
     pid: int
     parent: int
@@ -174,14 +223,15 @@ class Process:
     actions: tuple[bytes, ...]
     pending: tuple[bytes, ...]
     interval_timers: tuple[bytes, ...]
+    timers: tuple[Timer, ...]
     limits: tuple[tuple[int, int], ...]
     directory: str
     umask: int
     personality: int
     oom_score_adj: int
-    subreaper: bool
-    parent_death_signal: int
-    thp_disabled: bool
+    coredump_filter: int
+    autogroup: int | None
+    settings: dict[str, int]
     descriptors: tuple[Descriptor, ...]
 
 

@@ -82,6 +82,7 @@ class App:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=ENVIRONMENT,
+                start_new_session=True,
             )
         finally:
             handles.set_namespace(home, CLONE_NEWPID)

@@ -20,6 +20,7 @@ PROGRAMS = {
     "carried": ("carried*.c", "registers.c", "registers.S"),
     "mapper": ("mapper.c",),
     "refused": ("refused.c",),
+    "state": ("state*.c",),
 }
 Start = Callable[..., App]
 

@@ -52,7 +52,6 @@ OBJECTS = {
     "record-locked": "descriptor 3 is a file with locks on it .*/file",
     "leased": "descriptor 3 is a file with locks on it .*/file",
     "signalling": r"descriptor 3 is a file that sends signals \(O_ASYNC\)",
-    "posix-timer": "has POSIX timers",
     "changed-root": "has changed its root directory",
 }
 # Told by /proc/PID/smaps, which is too slow for a process that stands still.
@@ -100,7 +99,7 @@ def test_it_is_refused_by_name(start: Start, programs: Path, tmp_path: Path, nam
     make(app)
     with pytest.raises(NotCarried, match=rf"^process {app.pid}\b.*{OBJECTS[name]}") as caught:
         refuse(app)
-    assert caught.value.hint or name in ("posix-timer", "changed-root")
+    assert caught.value.hint or name == "changed-root"
 
 
 @pytest.mark.parametrize("name", [name for name in OBJECTS if name not in SLOW])

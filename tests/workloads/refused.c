@@ -253,13 +253,6 @@ static int signalling(void)
 	return fcntl(pair[0], F_SETFL, O_ASYNC);
 }
 
-static int posix_timer(void)
-{
-	timer_t timer;
-
-	return timer_create(CLOCK_REALTIME, NULL, &timer);
-}
-
 static int changed_root(void)
 {
 	return chroot(".");
@@ -315,7 +308,6 @@ static const struct {
 	{ "record-locked", record_locked },
 	{ "leased", leased },
 	{ "signalling", signalling },
-	{ "posix-timer", posix_timer },
 	{ "changed-root", changed_root },
 	{ "child", child },
 };

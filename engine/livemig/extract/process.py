@@ -9,19 +9,22 @@ from pathlib import Path
 from livemig.errors import NotCarried
 from livemig.extract.files import Descriptions, read_descriptors
 from livemig.extract.mappings import refuse_mappings
-from livemig.extract.threads import extract_thread
+from livemig.extract.threads import extract_thread, pending_signals
+from livemig.extract.timers import list_timers, read_timers
 from livemig.infect import Loan
 from livemig.model import AddressSpace, Credentials, Process
+from livemig.settings import Reading
 from livemig.stub import Stub
-from livemig.system import procfs, ptrace
+from livemig.system import procfs, ptrace, sched
 from livemig.system.numbers import NR_BRK, NR_GETITIMER, NR_PRCTL, NR_PRLIMIT64, NR_RT_SIGACTION
 
-PR_GET_PDEATHSIG, PR_GET_DUMPABLE, PR_GET_SECUREBITS = 2, 3, 27
-PR_GET_CHILD_SUBREAPER, PR_GET_THP_DISABLE = 37, 42
+PR_GET_DUMPABLE, PR_GET_SECUREBITS = 3, 27
 SIGNALS = range(1, 65)
 ACTION_SIZE, TIMER_SIZE, LIMIT_SIZE = 32, 32, 16
 _UNCATCHABLE = (9, 19)
 _LIMITS = 16
+_BPF_RETURN = 0x06  # BPF_RET | BPF_K
+_SECCOMP_ACTION, _SECCOMP_USER_NOTIF = 0xFFFF0000, 0x7FC00000
 
 
 def refuse_process(pid: int, *, mappings: bool = True) -> None:
@@ -37,9 +40,7 @@ def refuse_process(pid: int, *, mappings: bool = True) -> None:
         )
     if (tracer := status["TracerPid"]) != "0":
         raise NotCarried(f"process {pid} is traced by process {tracer}", hint="end the tracer")
-    timers = Path(f"/proc/{pid}/timers")
-    if timers.exists() and timers.read_text(encoding="ascii").strip():
-        raise NotCarried(f"process {pid} has POSIX timers (timer_create)")
+    list_timers(pid)
     if os.readlink(f"/proc/{pid}/root") != "/":
         raise NotCarried(f"process {pid} has changed its root directory (chroot)")
     if mappings:
@@ -55,23 +56,21 @@ def extract_process(
     """
     # First, because each table takes the place of the one before, with the buffers that it filled.
     threads = (extract_thread(pid, loan, stub),)
+    timers = read_timers(stub, list_timers(pid))
     table = stub.table()
     actions = [table.room(ACTION_SIZE) for _ in SIGNALS]
-    timers = [table.room(TIMER_SIZE) for _ in range(3)]
+    intervals = [table.room(TIMER_SIZE) for _ in range(3)]
     limits = [table.room(LIMIT_SIZE) for _ in range(_LIMITS)]
-    death_signal, subreaper = table.room(8), table.room(8)
+    settings = Reading(table)
     for number, place in zip(SIGNALS, actions, strict=True):
         if number not in _UNCATCHABLE:
             table.call(f"rt_sigaction {number}", NR_RT_SIGACTION, number, 0, place, 8)
-    for which, place in enumerate(timers):
+    for which, place in enumerate(intervals):
         table.call(f"getitimer {which}", NR_GETITIMER, which, place)
     for which, place in enumerate(limits):
         table.call(f"prlimit64 {which}", NR_PRLIMIT64, 0, which, 0, place)
-    table.call("prctl PR_GET_PDEATHSIG", NR_PRCTL, PR_GET_PDEATHSIG, death_signal)
-    table.call("prctl PR_GET_CHILD_SUBREAPER", NR_PRCTL, PR_GET_CHILD_SUBREAPER, subreaper)
     dumpable = table.call("prctl PR_GET_DUMPABLE", NR_PRCTL, PR_GET_DUMPABLE)
     securebits = table.call("prctl PR_GET_SECUREBITS", NR_PRCTL, PR_GET_SECUREBITS)
-    thp = table.call("prctl PR_GET_THP_DISABLE", NR_PRCTL, PR_GET_THP_DISABLE)
     brk = table.call("brk", NR_BRK, 0)
     results = stub.run(table)
     read = stub.memory.read
@@ -84,16 +83,17 @@ def extract_process(
         space=_address_space(pid, results[brk]),
         credentials=_credentials(pid, status, results[dumpable], results[securebits]),
         actions=tuple(read(place, ACTION_SIZE) for place in actions),
-        pending=tuple(ptrace.pending_signals(tracee, shared=True)),
-        interval_timers=tuple(read(place, TIMER_SIZE) for place in timers),
+        pending=pending_signals(tracee, status["ShdPnd"], shared=True),
+        interval_timers=tuple(read(place, TIMER_SIZE) for place in intervals),
+        timers=timers,
         limits=tuple(_limit(read(place, LIMIT_SIZE)) for place in limits),
         directory=os.readlink(f"/proc/{pid}/cwd"),
         umask=int(status["Umask"], 8),
         personality=int(_read(pid, "personality"), 16),
         oom_score_adj=int(_read(pid, "oom_score_adj")),
-        subreaper=read(subreaper, 4) != bytes(4),
-        parent_death_signal=int.from_bytes(read(death_signal, 4), "little"),
-        thp_disabled=bool(results[thp]),
+        coredump_filter=int(_read(pid, "coredump_filter"), 16),
+        autogroup=sched.autogroup(pid),
+        settings=settings.values(results, stub.memory),
         descriptors=read_descriptors(pid, descriptions),
     )
 
@@ -129,6 +129,8 @@ def _address_space(pid: int, brk: int) -> AddressSpace:
 
 
 def _credentials(pid: int, status: dict[str, str], dumpable: int, securebits: int) -> Credentials:
+    filters = seccomp_filters(pid) if status["Seccomp"] == "2" else ()
+    refuse_filters(pid, filters)
     uids, gids = (tuple(int(word) for word in status[key].split()) for key in ("Uid", "Gid"))
     return Credentials(
         uids=(uids[0], uids[1], uids[2], uids[3]),
@@ -143,7 +145,8 @@ def _credentials(pid: int, status: dict[str, str], dumpable: int, securebits: in
         no_new_privs=status["NoNewPrivs"] == "1",
         dumpable=dumpable,
         seccomp_mode=int(status["Seccomp"]),
-        seccomp_filters=seccomp_filters(pid) if status["Seccomp"] == "2" else (),
+        seccomp_filters=filters,
+        seccomp_flags=tuple(ptrace.seccomp_flags(pid, index) for index in range(len(filters))),
         lsm=lsm_label(pid),
     )
 
@@ -154,6 +157,21 @@ def seccomp_filters(tid: int) -> tuple[bytes, ...]:
     while (program := ptrace.seccomp_filter(tid, len(filters))) is not None:
         filters.append(program)
     return tuple(filters)
+
+
+def refuse_filters(pid: int, filters: tuple[bytes, ...]) -> None:
+    """Raise NotCarried for a filter that asks another program (seccomp_unotify(2)).
+
+    Which one that is, the kernel does not tell.
+    """
+    for program in filters:
+        for code, _, _, value in struct.iter_unpack("=HBBI", program):
+            if code == _BPF_RETURN and value & _SECCOMP_ACTION == _SECCOMP_USER_NOTIF:
+                raise NotCarried(
+                    f"process {pid} has a seccomp filter that asks another program "
+                    "(SECCOMP_RET_USER_NOTIF)",
+                    hint="start the container without that filter",
+                )
 
 
 def lsm_label(pid: int) -> str:

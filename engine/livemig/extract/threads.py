@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
+from livemig.extract.scheduling import read_scheduling
 from livemig.infect import Loan
 from livemig.model import Thread
 from livemig.stub import Stub
@@ -31,10 +33,25 @@ def extract_thread(pid: int, loan: Loan, stub: Stub) -> Thread:
         registers=bytes(restarted(loan.registers)),
         xstate=loan.xstate,
         blocked=loan.mask,
-        pending=tuple(ptrace.pending_signals(tid, shared=False)),
+        pending=pending_signals(tid, procfs.read_status(pid, tid)["SigPnd"], shared=False),
         robust_list=handles.robust_list(tid),
         clear_child_tid=int.from_bytes(loan.memory.read(child_tid, 8), "little"),
         rseq=ptrace.get_rseq(tid),
         altstack=loan.memory.read(altstack, ALTSTACK_SIZE),
         timer_slack=results[slack],
+        scheduling=read_scheduling(tid),
     )
+
+
+def pending_signals(tid: int, mask: str, *, shared: bool) -> tuple[bytes, ...]:
+    """Return the siginfo of every signal that waits, ``mask`` being those of /proc/PID/status.
+
+    One that came when the queue was full has no siginfo: its reader gets one that tells nothing
+    (kernel/signal.c, collect_signal), and so do we.
+    """
+    found = ptrace.pending_signals(tid, shared=shared)
+    queued = {int.from_bytes(info[:4], "little") for info in found}
+    waiting = int(mask, 16)
+    bare = [n for n in range(1, 65) if waiting >> (n - 1) & 1 and n not in queued]
+    found += [struct.pack("=i", number).ljust(ptrace.SIGINFO_SIZE, b"\0") for number in bare]
+    return tuple(found)

@@ -12,14 +12,16 @@ import struct
 import time
 from pathlib import Path
 
-from livemig.errors import StateMismatch
+from livemig.errors import NotCarried, StateMismatch
 from livemig.extract.process import SIGNALS, seccomp_filters
 from livemig.infect import end_signal
 from livemig.inject.files import install_descriptors, opened_descriptions
 from livemig.inject.held import CLONE_NEWTIME, Held
+from livemig.inject.timers import arm_timers, create_timers, queue_signals
 from livemig.model import Clocks, Credentials, Image, Process, Thread
+from livemig.settings import Reading, add_changes
 from livemig.stub import Table
-from livemig.system import handles, procfs, ptrace
+from livemig.system import handles, procfs, ptrace, sched
 from livemig.system.numbers import (
     NR_CAPSET,
     NR_CLOSE,
@@ -33,6 +35,8 @@ from livemig.system.numbers import (
     NR_SECCOMP,
     NR_SET_ROBUST_LIST,
     NR_SET_TID_ADDRESS,
+    NR_SETFSGID,
+    NR_SETFSUID,
     NR_SETGROUPS,
     NR_SETITIMER,
     NR_SETNS,
@@ -43,14 +47,18 @@ from livemig.system.numbers import (
 )
 from livemig.system.ptrace import Registers
 
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NAME = 1, 4, 8, 15
+PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NAME = 3, 4, 8, 15
 PR_CAPBSET_DROP, PR_SET_SECUREBITS, PR_SET_TIMERSLACK, PR_SET_MM = 24, 28, 29, 35
-PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_SET_THP_DISABLE, PR_CAP_AMBIENT = 36, 38, 41, 47
+PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 38, 47
 PR_SET_MM_MAP = 14
 PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 _CAP_VERSION_3 = 0x20080522
 _SS_DISABLE = 2
-_SECCOMP_SET_MODE_FILTER = 1
+_SECCOMP_SET_MODE_STRICT, _SECCOMP_SET_MODE_FILTER = 0, 1
+# What a filter does to speculation is a setting of the thread, which is carried as one.
+_SECCOMP_FILTER_FLAG_SPEC_ALLOW = 4
+_STRICT = 1
+_ROOT_ONLY = 2  # dumpable: /proc/sys/fs/suid_dumpable
 _ITIMER_REAL = 0
 _BILLION = 1_000_000_000
 
@@ -65,11 +73,14 @@ def rebuild(held: Held, process: Process, image: Image, root: int, filters: int 
         install_descriptors(held, process, image, opened)
     _set_places(held, process, image, root)
     _check_clocks(held, image.clocks)
-    _set_limits(held.pid, process)
     held.stub.end = end_signal(_pending(process))
+    create_timers(held, process.timers)
+    arm_timers(held, process)
     _set_signals(held, process)
     for thread in process.threads:
         _set_thread(held, process, thread)
+    _set_limits(held.pid, process)
+    _set_outside(held.pid, process)
     _set_identity(held, process, filters)
 
 
@@ -141,9 +152,18 @@ def _set_limits(pid: int, process: Process) -> None:
     for which, wanted in enumerate(process.limits):
         if resource.prlimit(pid, which) != wanted:
             resource.prlimit(pid, which, wanted)
-    score = Path(f"/proc/{pid}/oom_score_adj")
-    if int(score.read_text(encoding="ascii")) != process.oom_score_adj:
-        score.write_text(str(process.oom_score_adj), encoding="ascii")
+
+
+def _set_outside(pid: int, process: Process) -> None:
+    for name, base, wanted in (
+        ("oom_score_adj", 10, process.oom_score_adj),
+        ("coredump_filter", 16, process.coredump_filter),
+    ):
+        file = Path(f"/proc/{pid}/{name}")
+        if int(file.read_text(encoding="ascii"), base) != wanted:
+            file.write_text(str(wanted), encoding="ascii")
+    if process.autogroup is not None and sched.autogroup(pid) not in (None, process.autogroup):
+        sched.set_autogroup(pid, process.autogroup)
 
 
 def _armed(which: int, timer: bytes) -> bytes:
@@ -175,17 +195,8 @@ def _set_signals(held: Held, process: Process) -> None:
         if any(timer):
             place = table.place(_armed(which, timer))
             table.call(f"setitimer {which}", NR_SETITIMER, which, place, 0)
-    for info in process.pending:
-        number = int.from_bytes(info[:4], "little")
-        place = table.place(info)
-        table.call("rt_sigqueueinfo", NR_RT_SIGQUEUEINFO, process.pid, number, place)
-    for name, option, value in (
-        ("PR_SET_CHILD_SUBREAPER", PR_SET_CHILD_SUBREAPER, int(process.subreaper)),
-        ("PR_SET_PDEATHSIG", PR_SET_PDEATHSIG, process.parent_death_signal),
-        ("PR_SET_THP_DISABLE", PR_SET_THP_DISABLE, int(process.thp_disabled)),
-    ):
-        table.call(f"prctl {name}", NR_PRCTL, option, value)
     held.stub.run(table)
+    queue_signals(held, process, process.pending, NR_RT_SIGQUEUEINFO, process.pid)
 
 
 def _set_thread(held: Held, process: Process, thread: Thread) -> None:
@@ -204,15 +215,16 @@ def _set_thread(held: Held, process: Process, thread: Thread) -> None:
     if not mode & _SS_DISABLE:
         place = table.place(struct.pack("=QiiQ", pointer, mode & ~1, 0, room))
         table.call("sigaltstack", NR_SIGALTSTACK, place, 0)
-    for info in thread.pending:
-        number = int.from_bytes(info[:4], "little")
-        arguments = (process.pid, thread.tid, number, table.place(info))
-        table.call("rt_tgsigqueueinfo", NR_RT_TGSIGQUEUEINFO, *arguments)
     held.stub.run(table)
+    receiver = (process.pid, thread.tid)
+    queue_signals(held, process, thread.pending, NR_RT_TGSIGQUEUEINFO, *receiver)
 
 
 def _set_identity(held: Held, process: Process, filters: int) -> None:
     wanted = process.credentials
+    table = held.stub.table()
+    present = Reading(table)
+    settings = present.values(held.stub.run(table), held.memory)
     table = held.stub.table()
     status = procfs.read_status(held.pid)
     bounding, full = int(status["CapBnd"], 16), int(status["CapPrm"], 16)
@@ -227,18 +239,33 @@ def _set_identity(held: Held, process: Process, filters: int) -> None:
     table.call("setresuid", NR_SETRESUID, *wanted.uids[:3])
     # In force again, as far as the process held them: what follows needs more than it may keep.
     _add_capabilities(table, wanted.inheritable, full, full)
-    table.call("prctl PR_SET_SECUREBITS", NR_PRCTL, PR_SET_SECUREBITS, wanted.securebits)
-    _add_capabilities(table, wanted.inheritable, wanted.permitted, wanted.effective)
+    # Before the securebits, which may forbid to raise any.
     table.call("clearing ambient", NR_PRCTL, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     for number in range(64):
         if wanted.ambient >> number & 1:
             arguments = (PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0)
             table.call(f"raising ambient capability {number}", NR_PRCTL, *arguments)
+    table.call("prctl PR_SET_SECUREBITS", NR_PRCTL, PR_SET_SECUREBITS, wanted.securebits)
+    # Any other than the one wanted, so that the kernel takes the change for one (kernel/cred.c,
+    # commit_creds), which makes a process dumpable as fs.suid_dumpable says.
+    for number, user in ((NR_SETFSUID, wanted.uids), (NR_SETFSGID, wanted.gids)):
+        table.call("setfsuid, setfsgid", number, 0 if user[3] else 1)
+        table.call("setfsuid, setfsgid", number, user[3])
+    _add_capabilities(table, wanted.inheritable, wanted.permitted, wanted.effective)
     if wanted.no_new_privs:
         table.call("prctl PR_SET_NO_NEW_PRIVS", NR_PRCTL, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    table.call("prctl PR_SET_DUMPABLE", NR_PRCTL, PR_SET_DUMPABLE, wanted.dumpable & 1)
+    if wanted.dumpable != _ROOT_ONLY:
+        table.call("prctl PR_SET_DUMPABLE", NR_PRCTL, PR_SET_DUMPABLE, wanted.dumpable)
+    dumpable = table.call("prctl PR_GET_DUMPABLE", NR_PRCTL, PR_GET_DUMPABLE)
+    add_changes(table, settings, process.settings)
+    if wanted.seccomp_mode == _STRICT:
+        table.call("seccomp strict", NR_SECCOMP, _SECCOMP_SET_MODE_STRICT, 0, 0)
     held.drop_channel(table)
-    held.stub.run(table)
+    if (found := held.stub.run(table)[dumpable]) != wanted.dumpable:
+        raise NotCarried(
+            f"process {held.pid} is dumpable in another way ({found}, not {wanted.dumpable}) here",
+            hint="give /proc/sys/fs/suid_dumpable the same value on both hosts",
+        )
 
 
 def _add_capabilities(table: Table, inheritable: int, permitted: int, effective: int) -> None:
@@ -255,9 +282,11 @@ def _add_filters(table: Table, held: Held, wanted: Credentials, filters: int) ->
             f"process {held.pid} has {present} seccomp filters, where {filters} of the source's "
             f"{len(wanted.seccomp_filters)} were to be in force",
         )
-    for program in wanted.seccomp_filters[filters:]:
+    both = zip(wanted.seccomp_filters, wanted.seccomp_flags, strict=True)
+    for program, told in list(both)[filters:]:
+        flags = told | _SECCOMP_FILTER_FLAG_SPEC_ALLOW
         place = table.place(struct.pack("=HxxxxxxQ", len(program) // 8, table.place(program)))
-        table.call("seccomp", NR_SECCOMP, _SECCOMP_SET_MODE_FILTER, 0, place)
+        table.call("seccomp", NR_SECCOMP, _SECCOMP_SET_MODE_FILTER, flags, place)
 
 
 def set_registers(held: Held, thread: Thread) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import struct
 from contextlib import ExitStack
 
 from livemig.errors import InternalError
@@ -10,11 +11,13 @@ from livemig.stub import blob
 from livemig.stub.table import BUFFERS_SIZE, CALLS_SIZE, Table
 from livemig.system import ptrace
 from livemig.system.memory import PAGE_SIZE, Memory
+from livemig.system.numbers import NR_TGKILL
 from livemig.tracing import Tracee
 
 STACK_SIZE = 64 << 10
 SIZE = PAGE_SIZE + CALLS_SIZE + BUFFERS_SIZE + STACK_SIZE
 ALL_SIGNALS = (1 << 64) - 1
+_SI_USER, _SI_TKILL = 0, -6
 # Ignored by a process that has neither a handler nor a tracer, so that a stub whose tracer has died
 # goes on (kernel/signal.c, sig_kernel_ignore). SIGCONT would be one more, but it lets a stopped
 # process run, and takes pending stops away.
@@ -94,5 +97,13 @@ class Stub:
                 ptrace.cont(tid)
 
     def _is_own(self, info: bytes) -> bool:
-        # si_code SI_TKILL (-6): the stub's tgkill to itself
-        return int.from_bytes(info[8:12], "little", signed=True) == -6
+        """Tell whether the stub's tgkill to itself sent a signal.
+
+        Where the process may queue none (RLIMIT_SIGPENDING), it comes without its siginfo.
+        """
+        code, sender = struct.unpack_from("=8xi4xi", info)
+        if code == _SI_TKILL:
+            return True
+        if code != _SI_USER or sender:
+            return False
+        return bool(ptrace.get_registers(self.tracee.tid).orig_rax == NR_TGKILL)

@@ -29,6 +29,7 @@ PEEKSIGINFO = 0x4209
 GETSIGMASK = 0x420A
 SETSIGMASK = 0x420B
 SECCOMP_GET_FILTER = 0x420C
+SECCOMP_GET_METADATA = 0x420D
 GET_RSEQ_CONFIGURATION = 0x420F
 DETACH = 17
 
@@ -199,3 +200,14 @@ def seccomp_filter(tid: int, index: int) -> bytes | None:
     buffer = ctypes.create_string_buffer(count * 8)
     _call(SECCOMP_GET_FILTER, tid, index, ctypes.addressof(buffer))
     return buffer.raw
+
+
+def seccomp_flags(tid: int, index: int) -> int:
+    """Return the flags that filter ``index`` was installed with, as far as the kernel tells them.
+
+    That is SECCOMP_FILTER_FLAG_LOG (kernel/seccomp.c, seccomp_get_metadata).
+    """
+    metadata = ctypes.create_string_buffer(struct.pack("=QQ", index, 0), 16)
+    _call(SECCOMP_GET_METADATA, tid, len(metadata), ctypes.addressof(metadata))
+    flags: int = struct.unpack("=QQ", metadata.raw)[1]
+    return flags

@@ -1,0 +1,28 @@
+"""Read how a thread shares the CPU."""
+
+from __future__ import annotations
+
+import os
+
+from livemig.model import Scheduling
+from livemig.system import sched
+
+
+def read_scheduling(tid: int) -> Scheduling:
+    """Return the scheduling of a thread, read from outside."""
+    policy, flags, _, *rest = sched.attributes(tid)
+    priority, runtime, deadline, period, low, high = rest
+    return Scheduling(
+        policy=policy,
+        flags=flags,
+        # sched_getattr(2) does not tell it of a real-time thread, which may have one all the same.
+        nice=os.getpriority(os.PRIO_PROCESS, tid),
+        priority=priority,
+        runtime=runtime,
+        deadline=deadline,
+        period=period,
+        util_min=low,
+        util_max=high,
+        io_priority=sched.io_priority(tid),
+        cpus=sched.bound_cpus(tid),
+    )

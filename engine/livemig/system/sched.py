@@ -1,0 +1,112 @@
+"""How a thread shares the CPU: sched_getattr(2), ioprio_get(2), affinity, autogroup.
+
+All of it is read and set from outside, by thread ID.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import struct
+from pathlib import Path
+
+from livemig.system.libc import syscall
+from livemig.system.numbers import (
+    NR_IOPRIO_GET,
+    NR_IOPRIO_SET,
+    NR_SCHED_GETATTR,
+    NR_SCHED_SETATTR,
+)
+
+POLICIES = {0: "OTHER", 1: "FIFO", 2: "RR", 3: "BATCH", 5: "IDLE", 6: "DEADLINE", 7: "EXT"}
+_ATTR = struct.Struct("=IIQiIQQQII")  # struct sched_attr, linux/sched/types.h
+_CLAMPS = 0x60  # SCHED_FLAG_UTIL_CLAMP_MIN | SCHED_FLAG_UTIL_CLAMP_MAX
+_WHO_PROCESS = 1
+_ONLINE = Path("/sys/devices/system/cpu/online")
+_CGROUPS = Path("/sys/fs/cgroup")
+_AUTOGROUP = re.compile(r"nice (-?\d+)")
+
+
+Attributes = tuple[int, int, int, int, int, int, int, int, int]
+"""policy, flags, nice, priority, runtime, deadline, period (ns), util_min, util_max."""
+
+
+def attributes(tid: int) -> Attributes:
+    """Return how the scheduler treats a thread (sched_getattr(2))."""
+    buffer = ctypes.create_string_buffer(_ATTR.size)
+    what = f"reading the scheduling of thread {tid}"
+    syscall(NR_SCHED_GETATTR, tid, ctypes.byref(buffer), _ATTR.size, 0, what=what)
+    _, *found = _ATTR.unpack(buffer.raw)
+    policy, flags, nice, priority, runtime, deadline, period, low, high = found
+    return policy, flags, nice, priority, runtime, deadline, period, low, high
+
+
+def set_attributes(tid: int, wanted: Attributes) -> None:
+    """Let the scheduler treat a thread so (sched_setattr(2)); OSError where it refuses."""
+    policy, flags, *rest = wanted
+    flags &= ~_CLAMPS
+    if wanted[-2:] != attributes(tid)[-2:]:
+        flags |= _CLAMPS
+    buffer = ctypes.create_string_buffer(_ATTR.pack(_ATTR.size, policy, flags, *rest))
+    what = f"setting the scheduling of thread {tid}"
+    syscall(NR_SCHED_SETATTR, tid, ctypes.byref(buffer), 0, what=what)
+
+
+def io_priority(tid: int) -> int:
+    """Return class and level of a thread's input and output (ioprio_get(2)), 0 where none."""
+    return syscall(NR_IOPRIO_GET, _WHO_PROCESS, tid, what=f"reading the I/O priority of {tid}")
+
+
+def set_io_priority(tid: int, value: int) -> None:
+    """Set class and level of a thread's input and output (ioprio_set(2))."""
+    what = f"setting the I/O priority of thread {tid}"
+    syscall(NR_IOPRIO_SET, _WHO_PROCESS, tid, value, what=what)
+
+
+def bound_cpus(tid: int) -> tuple[int, ...]:
+    """Return the CPUs that a thread is bound to, none where it may use all that it could have."""
+    cpus = os.sched_getaffinity(tid)
+    if cpus == parse_cpus(_ONLINE.read_text(encoding="ascii")) or cpus == _cpuset(tid):
+        return ()
+    return tuple(sorted(cpus))
+
+
+def _cpuset(tid: int) -> set[int]:
+    """Return the CPUs that the control group of a thread gives it (cpuset(7))."""
+    for line in Path(f"/proc/{tid}/cgroup").read_text(encoding="utf-8").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "cpuset" in controllers.split(","):
+            place = _CGROUPS / "cpuset" / path.lstrip("/") / "cpuset.effective_cpus"
+        elif not controllers:
+            place = _CGROUPS / path.lstrip("/") / "cpuset.cpus.effective"
+        else:
+            continue
+        if place.exists():
+            return parse_cpus(place.read_text(encoding="ascii"))
+    return set()
+
+
+def parse_cpus(text: str) -> set[int]:
+    """Return the CPUs of a list as the kernel writes it: ``0-2,5``."""
+    found: set[int] = set()
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        if first:
+            found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
+def autogroup(pid: int) -> int | None:
+    """Return the nice value of a process's autogroup (sched(7)), None where there is none."""
+    try:
+        text = Path(f"/proc/{pid}/autogroup").read_text(encoding="ascii")
+    except OSError:  # a kernel without autogroups
+        return None
+    found = _AUTOGROUP.search(text)
+    return int(found[1]) if found else None
+
+
+def set_autogroup(pid: int, nice: int) -> None:
+    """Set the nice value of a process's autogroup, which its whole session shares."""
+    Path(f"/proc/{pid}/autogroup").write_text(str(nice), encoding="ascii")

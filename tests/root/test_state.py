@@ -1,0 +1,146 @@
+"""Whatever a process has set is so after a move, after three, and after one that was given up."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from livemig.errors import NotCarried
+from livemig.extract.scheduling import read_scheduling
+from livemig.extract.timers import list_timers
+from livemig.system import sched
+from tests.root.apps import App
+from tests.root.conftest import WORKLOADS, Start
+from tests.root.loopback import Mover
+from tests.root.test_moves import status
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+
+SECCOMP_FILTER_FLAG_LOG = 2
+REFUSED = {"asking-filter": "SECCOMP_RET_USER_NOTIF"}
+THINGS = [
+    name
+    for path in sorted(WORKLOADS.glob("state_*.c"))
+    for name in re.findall(r'^\t\{ "([a-z-]+)",', path.read_text(), re.MULTILINE)
+    if name not in REFUSED
+]
+
+
+def begin(start: Start, programs: Path, name: str) -> App:
+    app = start(programs / "state", name)
+    if app.answer() == "lacks":
+        pytest.skip(f"this machine has no {name}, or does not allow it")
+    assert app.ask("check") == "ok"
+    app.settle()
+    return app
+
+
+def outside(app: App) -> dict[str, object]:
+    """Return what shows from outside, too."""
+    return {
+        **status(app),
+        "scheduling": read_scheduling(app.pid),
+        "autogroup": sched.autogroup(app.pid),
+        "timers": list_timers(app.pid),
+        **{name: Path(f"/proc/{app.pid}/{name}").read_text() for name in FILES},
+    }
+
+
+FILES = ("oom_score_adj", "coredump_filter", "timerslack_ns", "limits", "personality")
+
+
+@pytest.mark.parametrize("name", THINGS)
+def test_it_is_as_it_was(start: Start, programs: Path, move: Mover, name: str) -> None:
+    app = begin(start, programs, name)
+    before = outside(app)
+    for live in (True, False, True):
+        app = move(app, live=live).run(rounds=2 if live else 0)
+        assert app.ask("check") == "ok"
+        app.settle()
+        assert outside(app) == before
+    assert app.ask("finish") == "ok"
+
+
+@pytest.mark.parametrize("name", THINGS)
+def test_it_is_as_it_was_when_the_move_is_given_up(
+    start: Start, programs: Path, move: Mover, name: str
+) -> None:
+    app = begin(start, programs, name)
+    before = outside(app)
+    moving = move(app)
+    moving.freeze()
+    moving.state()
+    moving.give_up()
+    assert app.ask("check") == "ok"
+    app.settle()
+    assert outside(app) == before
+    assert app.ask("finish") == "ok"
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_it_is_refused_by_name(start: Start, programs: Path, move: Mover, name: str) -> None:
+    app = begin(start, programs, name)
+    moving = move(app)
+    moving.freeze()
+    with pytest.raises(NotCarried, match=rf"process {app.pid}\b.*{REFUSED[name]}"):
+        moving.state()
+    moving.give_up()
+    assert app.ask("check") == "ok"
+
+
+def test_flags_of_filters_are_carried(start: Start, programs: Path, move: Mover) -> None:
+    app = begin(start, programs, "logged-filter")
+    app = move(app).run()
+    app.settle()
+    moving = move(app)
+    moving.freeze()
+    flags = moving.state().processes[0].credentials.seccomp_flags
+    moving.give_up()
+    assert flags == (SECCOMP_FILTER_FLAG_LOG, 0)
+
+
+@pytest.mark.parametrize("name", ["timers", "many-timers"])
+def test_timers_keep_their_numbers_where_the_kernel_counts_them(
+    start: Start, programs: Path, move: Mover, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """So it does before Linux 6.15."""
+    monkeypatch.setattr("livemig.inject.timers._PR_TIMER_CREATE_RESTORE_IDS", 9999)
+    app = begin(start, programs, name)
+    before = list_timers(app.pid)
+    app = move(app).run()
+    assert app.ask("check") == "ok"
+    assert list_timers(app.pid) == before
+    assert app.ask("finish") == "ok"
+
+
+def test_a_process_bound_to_cpus_that_the_target_lacks_is_refused(
+    start: Start, programs: Path, move: Mover
+) -> None:
+    app = begin(start, programs, "affinity")
+    moving = move(app)
+    os.sched_setaffinity(moving.target.pid, {0})
+    moving.freeze()
+    with pytest.raises(NotCarried, match="bound to CPUs 1, of which the container has not 1"):
+        moving.switch()
+    moving.give_up()
+    assert app.ask("check") == "ok"
+
+
+def test_a_policy_that_the_target_refuses_is_named(
+    start: Start, programs: Path, move: Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = begin(start, programs, "fifo")
+    moving = move(app)
+    moving.freeze()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(sched, "set_attributes", refuse)
+    with pytest.raises(NotCarried, match="policy FIFO, priority 3, nice 4"):
+        moving.switch()
+    moving.give_up()
+    assert app.ask("check") == "ok"
