@@ -39,6 +39,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+TEXT_LIMIT = 4096
+"""Characters of a message, or of a hint, that a receiver takes."""
+
 
 class LivemigError(Exception):
     """Root of the tree: ``code`` is stable, ``hint`` tells the reader what to do."""
@@ -237,6 +240,14 @@ def _tree(cls: type[LivemigError]) -> dict[str, type[LivemigError]]:
 
 
 def from_wire(body: dict[str, Any]) -> LivemigError:
-    """Return the error that an ERROR frame's body stands for; an unknown code becomes the root."""
+    """Return the error that an ERROR frame's body stands for; an unknown code becomes the root.
+
+    Its texts come from elsewhere and end on a terminal: they are cut, and show no control codes.
+    """
     cls = _tree(LivemigError).get(str(body.get("code", "")), LivemigError)
-    return cls(str(body.get("message", "")), hint=str(body.get("hint", "")))
+    return cls(_readable(body.get("message", "")), hint=_readable(body.get("hint", "")))
+
+
+def _readable(text: object) -> str:
+    letters = str(text)[:TEXT_LIMIT]
+    return "".join(each if each.isprintable() or each in "\n\t" else "?" for each in letters)

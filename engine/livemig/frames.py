@@ -20,11 +20,13 @@ import msgpack  # type: ignore[import-untyped]
 import xxhash
 
 from livemig.errors import ProtocolError, VersionMismatch
+from livemig.shape import MAX_ITEMS, check_shape
 
 MAGIC = b"LMIG"
 VERSION = 1
 HEADER_SIZE = 24
 MAX_BODY = 16 << 20
+MAX_PAGES_BODY = 64 << 10
 MAX_PAYLOAD = 8 << 20
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -36,7 +38,8 @@ _CHECKSUM = struct.Struct(">Q")
 _CHECKSUM_AT = 16
 _NO_CHECKSUM = bytes(8)
 _STAGING = 32 << 10
-_MAX_ITEMS = 1 << 20
+_MAX_RUNS = 256
+_OBJECT_SIZE = 72  # bytes that one byte of a body takes when decoded, at most: an empty map
 
 
 class FrameType(IntEnum):
@@ -90,6 +93,11 @@ class Frame:
     payload: bytes | memoryview = b""
     size: int = 0
 
+    @property
+    def memory(self) -> int:
+        """Return the bytes that the frame takes in memory, at most."""
+        return self.size + _OBJECT_SIZE * (self.size - len(self.payload))
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
@@ -116,7 +124,7 @@ def encode(
     parts = [payload] if isinstance(payload, (bytes, bytearray, memoryview)) else list(payload)
     packed = msgpack.packb(body, use_bin_type=True)
     payload_size = sum(memoryview(part).nbytes for part in parts)
-    _check_sizes(kind.name, len(packed), payload_size)
+    _check_sizes(kind, len(packed), payload_size)
     head = bytearray(
         _HEADER.pack(MAGIC, VERSION, kind, 0, len(packed), payload_size, 0) + packed,
     )
@@ -143,7 +151,7 @@ def decode_header(data: Buffer) -> Header:
         raise ProtocolError(f"received a frame of unknown type {kind}") from None
     if flags:
         raise ProtocolError(f"received a {known.name} frame with unknown flags {flags:#x}")
-    _check_sizes(known.name, body_size, payload_size)
+    _check_sizes(known, body_size, payload_size)
     return Header(known, body_size, payload_size, checksum)
 
 
@@ -228,9 +236,10 @@ class Assembler:
         self._start, self._end = 0, len(left)
 
 
-def _check_sizes(name: str, body: int, payload: int) -> None:
-    if body > MAX_BODY:
-        raise ProtocolError(f"body of {name} has {body} bytes, at most {MAX_BODY} are allowed")
+def _check_sizes(kind: FrameType, body: int, payload: int) -> None:
+    name, limit = kind.name, MAX_PAGES_BODY if kind is FrameType.PAGES else MAX_BODY
+    if body > limit:
+        raise ProtocolError(f"body of {name} has {body} bytes, at most {limit} are allowed")
     if payload > MAX_PAYLOAD:
         raise ProtocolError(
             f"payload of {name} has {payload} bytes, at most {MAX_PAYLOAD} are allowed"
@@ -238,18 +247,24 @@ def _check_sizes(name: str, body: int, payload: int) -> None:
 
 
 def _unpack(header: Header, packed: memoryview) -> Body:
+    # PAGES are many, and so bounded that they can do no harm.
+    flat = header.type is FrameType.PAGES
+    most = _MAX_RUNS if flat else min(MAX_ITEMS, header.body_size)
     try:
+        if not flat:
+            check_shape(packed)
         return msgpack.unpackb(
             packed,
             raw=False,
             strict_map_key=True,
             ext_hook=_no_extension,
-            max_array_len=_MAX_ITEMS,
-            max_map_len=_MAX_ITEMS,
+            max_array_len=most,
+            max_map_len=most,
             max_ext_len=0,
         )
     except (ValueError, TypeError, msgpack.UnpackException) as exc:
-        raise ProtocolError(f"body of {header.type.name} cannot be read: {exc}") from exc
+        reason = str(exc) or type(exc).__name__
+        raise ProtocolError(f"body of {header.type.name} cannot be read: {reason}") from exc
 
 
 def _no_extension(code: int, _data: bytes) -> Body:

@@ -138,7 +138,7 @@ class Link:
             if self._interrupted is not None or not self._inbox:
                 self._raise_reason()
             frame = self._inbox.popleft()
-            self._inbox_size -= frame.size
+            self._inbox_size -= frame.memory
             self._room.notify()
             return frame
 
@@ -267,7 +267,7 @@ class Link:
             while self._dead is None and self._inbox_size > QUEUE_LIMIT:
                 self._room.wait()
             self._inbox.append(frame)
-            self._inbox_size += frame.size
+            self._inbox_size += frame.memory
             self._arrived.notify()
 
     # -- writing

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
@@ -19,6 +20,10 @@ from livemig.system.mounts import enter_writable_copy
 _ESCAPE = "surrogateescape"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENODATA)
+_OVERLAYS_OWN = "trusted.overlay."
+# What tarfile, or a system call, makes of fields that no archive of ours has.
+_DAMAGED = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError)
+_ROOM = 256 << 20  # bytes that the child may take beside what its parent had
 # The host's security module gives its own label to what is created.
 _HOSTS_OWN = ("security.selinux", "security.ima", "security.evm")
 
@@ -70,6 +75,7 @@ def _applying_child(root: int, namespace: int, mounts: set[str], source: int, re
     """Apply what comes on ``source`` and write the error, if any; never returns."""
     failure: dict[str, str] = {}
     try:
+        _limit_memory()
         if os.fstatvfs(root).f_flag & os.ST_RDONLY:  # docker run --read-only
             enter_writable_copy(namespace)
         else:
@@ -87,6 +93,13 @@ def _applying_child(root: int, namespace: int, mounts: set[str], source: int, re
             os.write(results, json.dumps(failure).encode())
         finally:
             os._exit(0)
+
+
+def _limit_memory() -> None:
+    """Let no header of the archive take more memory than it should ever need."""
+    with open("/proc/self/statm", "rb") as sizes:
+        limit = int(sizes.read().split()[0]) * resource.getpagesize() + _ROOM
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _mount_points(pid: int) -> set[str]:
@@ -120,6 +133,7 @@ class _Applier:
                 for info in tar:
                     tar.members = []  # type: ignore[attr-defined] # else it remembers all
                     name = info.name
+                    _check_name(name)
                     if not self._is_hidden(name):
                         self._one(tar, info)
             # Last, as they change with what is put into the directory.
@@ -128,9 +142,13 @@ class _Applier:
                     os.utime(name, ns=(times, times))
         except OSError as error:
             raise _translated(name, error) from error
-        except tarfile.TarError as error:
+        except _DAMAGED as error:
             raise TargetError(
-                f"the archive of the container's files is damaged: {error}"
+                f"the archive of the container's files is damaged at {name!r}: {error}"
+            ) from error
+        except MemoryError as error:
+            raise TargetError(
+                f"the archive of the container's files describes {name!r} at too great a length"
             ) from error
 
     def _is_hidden(self, name: str) -> bool:
@@ -146,12 +164,13 @@ class _Applier:
         if os.path.basename(path) == OPAQUE:
             self._empty(parent)
         elif is_whiteout(path):
-            _remove(whiteout_target(path))
+            self._clear(whiteout_target(path))
             self._proven = ""
         else:
             maker = _make_file if info.isreg() else _MAKERS.get(info.type)
             if maker is None:
                 raise tarfile.ReadError(f"{path} is of unknown type {info.type!r}")
+            self._make_way(info)
             maker(tar, info)
             if not info.islnk():
                 _set_attributes(path, info)
@@ -165,7 +184,25 @@ class _Applier:
         for name in os.listdir(directory):
             path = os.path.normpath(os.path.join(directory, name))
             if not any(point == path or point.startswith(path + "/") for point in self._mounts):
-                _remove(path)
+                self._clear(path)
+
+    def _make_way(self, info: tarfile.TarInfo) -> None:
+        """Remove what cannot become what comes; the name of a link must be proven as well."""
+        if info.islnk():
+            _check_name(info.linkname)
+            self._prove(os.path.dirname(info.linkname) or ".")
+            if _same_file(info.name, info.linkname):
+                return
+        kind = stat.S_IFREG if info.isreg() else stat.S_IFDIR if info.isdir() else None
+        # In place where there is a file: who has it open keeps it.
+        if kind is None or not _is_kind(info.name, kind):
+            self._clear(info.name)
+
+    def _clear(self, path: str) -> None:
+        """Remove what is there; never what a mount of the container shows."""
+        if any(point == path or point.startswith(path + "/") for point in self._mounts):
+            raise OSError(errno.EBUSY, f"{os.strerror(errno.EBUSY)} (a mount is below it)", path)
+        _remove(path)
 
     def _prove(self, directory: str) -> None:
         """Raise unless a directory is one by itself, not by a symbolic link in its path."""
@@ -180,9 +217,6 @@ class _Applier:
 
 
 def _make_file(tar: tarfile.TarFile, info: tarfile.TarInfo) -> None:
-    # In place where there is a file: who has it open keeps it.
-    if not _is_kind(info.name, stat.S_IFREG):
-        _remove(info.name)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(info.name, flags, 0o600)
     try:
@@ -190,6 +224,8 @@ def _make_file(tar: tarfile.TarFile, info: tarfile.TarInfo) -> None:
         pieces = getattr(info, "sparse", None) or [(0, info.size)]
         data = info.offset_data
         for start, length in pieces:
+            if start < 0 or length < 0:
+                raise tarfile.ReadError("a piece of a sparse file is nowhere")
             content.seek(data)
             _copy(content, descriptor, start, length)
             data += length
@@ -213,27 +249,21 @@ def _copy(content: IO[bytes], descriptor: int, at: int, length: int) -> None:
 
 def _make_directory(_: tarfile.TarFile, info: tarfile.TarInfo) -> None:
     if not _is_kind(info.name, stat.S_IFDIR):
-        _remove(info.name)
         os.mkdir(info.name)
 
 
 def _make_link(_: tarfile.TarFile, info: tarfile.TarInfo) -> None:
-    with suppress(FileNotFoundError):
-        if os.path.samestat(os.lstat(info.name), os.lstat(info.linkname)):
-            return
-    _remove(info.name)
-    os.link(info.linkname, info.name, follow_symlinks=False)
+    if not _same_file(info.name, info.linkname):
+        os.link(info.linkname, info.name, follow_symlinks=False)
 
 
 def _make_symlink(_: tarfile.TarFile, info: tarfile.TarInfo) -> None:
-    _remove(info.name)
     os.symlink(info.linkname, info.name)
 
 
 def _make_node(_: tarfile.TarFile, info: tarfile.TarInfo) -> None:
     kind = {tarfile.FIFOTYPE: stat.S_IFIFO, tarfile.CHRTYPE: stat.S_IFCHR}
     device = os.makedev(info.devmajor, info.devminor)
-    _remove(info.name)
     os.mknod(info.name, kind.get(info.type, stat.S_IFBLK) | 0o600, device)
 
 
@@ -245,6 +275,23 @@ _MAKERS: dict[bytes, Callable[[tarfile.TarFile, tarfile.TarInfo], None]] = {
     tarfile.CHRTYPE: _make_node,
     tarfile.BLKTYPE: _make_node,
 }
+
+
+def _check_name(path: str) -> None:
+    """Raise ReadError for a name that is not that of one file below the root, whatever links say.
+
+    ``.`` alone is the root.
+    """
+    told = whiteout_target(path) if is_whiteout(path) else path
+    if path != "." and any(part in ("", ".", "..") for part in (told or ".").split("/")):
+        raise tarfile.ReadError(f"{path!r} is not a name that a file has")
+
+
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samestat(os.lstat(one), os.lstat(other))
+    except FileNotFoundError:
+        return False
 
 
 def _is_kind(path: str, kind: int) -> bool:
@@ -277,6 +324,8 @@ def _set_attributes(path: str, info: tarfile.TarInfo) -> None:
         for key, value in info.pax_headers.items()
         if key.startswith(XATTR)
     }
+    if refused := [name for name in wanted if name.startswith(_OVERLAYS_OWN)]:
+        raise tarfile.ReadError(f"{refused[0]} belongs to overlayfs")
     for name in os.listxattr(path, follow_symlinks=False):
         if name not in wanted and name not in _HOSTS_OWN:
             with suppress(OSError):

@@ -372,7 +372,7 @@ def test_a_frozen_pass_finds_what_a_shared_mapping_wrote(overlay: Make) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("name", ["../out", "/etc/passwd", "d/../../out", "m/inner"])
+@pytest.mark.parametrize("name", ["../out", "/out", "d/../../out", "m/inner", "d/..", "./out"])
 def test_an_archive_cannot_lead_out(overlay: Make, tmp_path: Path, name: str) -> None:
     target = overlay("target")
     (target.root / "m").unlink()
@@ -380,7 +380,7 @@ def test_an_archive_cannot_lead_out(overlay: Make, tmp_path: Path, name: str) ->
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         tar.addfile(tarfile.TarInfo(name))
-    with pytest.raises(TargetError, match="Not a directory"):
+    with pytest.raises(TargetError, match=r"Not a directory|not a name that a file has"):
         rootfs.apply(target.pid, iter([buffer.getvalue()]))
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "inner").exists()
