@@ -15,6 +15,8 @@ from collections import deque
 from types import TracebackType
 from urllib.parse import quote, urlencode
 
+from tests import pace
+
 HEADER = struct.Struct(">BxxxL")
 STDOUT = 1
 
@@ -54,7 +56,7 @@ class Attachment:
 
     def line(self, timeout: float) -> str:
         """Return the next line of standard output; TimeoutError, or ClosedError at the end."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + pace.limit(timeout)
         while not self._lines:
             self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
@@ -113,7 +115,7 @@ class Events:
 def _request(path: str, request: str, timeout: float) -> tuple[socket.socket, bytes]:
     """Send it, and return the connection after the answer's header with what came behind that."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(timeout)
+    connection.settimeout(pace.limit(timeout))
     try:
         connection.connect(path)
         header = "Host: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0"

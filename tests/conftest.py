@@ -12,9 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import pace
 from tests.hosts import RECORDER, Host, Snapshot, leaks, load_images, snapshot, two_hosts
 
-SETTLE = 10.0
+SETTLE = pace.limit(10)
 TOOLS = ("docker", "dockerd", "sshd", "ssh", "ssh-keygen", "nsenter", "setpriv", "ip", "iptables")
 VM_TOOLS = ("qemu-system-x86_64", "qemu-img", "debootstrap", "mke2fs", "ssh", "ssh-keygen")
 PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
@@ -60,6 +61,14 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give a slow machine the time that it needs: the limit of every test, by the same factor."""
+    for item in items if pace.SLOW > 1 else ():
+        marker = item.get_closest_marker("timeout")
+        usual = float(marker.args[0] if marker else config.getini("timeout"))
+        item.add_marker(pytest.mark.timeout(pace.limit(usual)), append=False)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what the machine cannot run; fail where LIVEMIG_REQUIRE says that it must."""
     required = os.environ.get("LIVEMIG_REQUIRE", "").replace(",", " ").split()
@@ -80,7 +89,7 @@ def _no_child_left() -> Iterator[None]:
     before = set(me.children(recursive=True))
     yield
     left = [child for child in me.children(recursive=True) if child not in before]
-    _, alive = psutil.wait_procs(left, timeout=2)
+    _, alive = psutil.wait_procs(left, timeout=pace.limit(2))
     if alive:
         names = [f"{child.pid} {child.name()} ({child.status()})" for child in alive]
         pytest.fail(f"the test left processes: {', '.join(names)}", pytrace=False)

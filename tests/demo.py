@@ -10,10 +10,11 @@ from types import FrameType
 from typing import NoReturn
 
 import docker
+from tests import pace
 from tests.hosts import RECORDER, Host, HostsError, load_images, two_hosts
 from tests.typist import Typist, TypistError
 
-LIMIT = 300
+LIMIT = int(pace.limit(300))
 KERNEL_LACKS = 4
 NAME = "recorder"
 

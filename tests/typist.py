@@ -24,6 +24,7 @@ from types import TracebackType
 import requests
 
 import docker
+from tests import pace
 from tests.attachment import Attachment, ClosedError, Events
 from tests.hosts import Host, HostsError
 
@@ -87,7 +88,7 @@ class Typist:
         self._hosts = hosts
         self._container = container
         self._every = every
-        self._limit = limit
+        self._limit = pace.limit(limit)
         self._model = Model()
         self._go = threading.Event()
         self._idle = threading.Event()
@@ -161,7 +162,7 @@ class Typist:
 
     def wait_for(self, more: int, timeout: float = 30.0) -> None:
         """Return once so many more numbers are acknowledged."""
-        goal = len(self.acked) + more
+        goal, timeout = len(self.acked) + more, pace.limit(timeout)
         work = self._work
 
         def over() -> bool:

@@ -17,6 +17,7 @@ import pytest
 
 from docker_livemig.exits import EXIT_CODES
 from livemig.errors import Cancelled, LinkLost, LivemigError
+from tests import pace
 from tests.conftest import NothingLeft
 from tests.docker.moves import Pair, facts, inspect, processes, set_up, slow_link
 from tests.hosts import RECORDER, Host
@@ -25,7 +26,7 @@ from tests.typist import Typist
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(90)]
 
 NAME = "staying"
-LIMIT = 60.0
+LIMIT = pace.limit(60)
 RATE = 24e6
 """Bytes a second; the memory of the container takes more than a second."""
 MEMORY = ("--heap", "32", "--rewrite", "random", "--per-mille", "300", "--every-ms", "20")
@@ -204,7 +205,7 @@ def test_the_peer_on_the_source_is_killed(pair: Pair) -> None:
 
 def gone(host: Host, *words: str) -> None:
     """Wait until no such process is left."""
-    _, alive = psutil.wait_procs(processes(host, *words), timeout=20)
+    _, alive = psutil.wait_procs(processes(host, *words), timeout=pace.limit(20))
     assert not alive
 
 

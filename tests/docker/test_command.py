@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from livemig import errors
+from tests import pace
 from tests.conftest import NothingLeft
 from tests.docker.moves import Pair, answers, inspect, move, refused, set_up, try_move
 from tests.hosts import Host
@@ -22,7 +23,7 @@ from tests.hosts import Host
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
 
 NAME = "web"
-LIMIT = 60.0
+LIMIT = pace.limit(60)
 DOCKERS = [cli for cli in ("/usr/bin/docker", "/usr/local/bin/docker") if Path(cli).exists()]
 ID = re.compile(r"[0-9a-f]{64}")
 HOME = "/var/lib/mover"

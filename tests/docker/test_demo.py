@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import pace
 from tests.hosts.config import REPO
 
 pytestmark = pytest.mark.docker
@@ -22,7 +23,7 @@ def _demo(state: Path, *prefix: str) -> subprocess.CompletedProcess[str]:
         check=False,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=pace.limit(200),
     )
 
 

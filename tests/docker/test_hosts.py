@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import pace
 from tests.conftest import NothingLeft
 from tests.hosts import Host, HostsError, cut, leaks, restart, snapshot, state_root
 from tests.hosts import cgroups as host_cgroups
@@ -94,7 +95,7 @@ def test_signals_reach_the_command_itself(hosts: Pair) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "set\n"
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=10)[0] == "caught\n"
+        assert process.communicate(timeout=pace.limit(10))[0] == "caught\n"
     assert process.returncode == 3
 
 
@@ -179,7 +180,7 @@ def test_a_repository_below_tmp_is_seen_by_the_hosts(tmp_path: Path) -> None:
         check=False,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=pace.limit(100),
     )
     assert "stdout='tests\\n'" in done.stdout, done.stdout + done.stderr
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from livemig.errors import NotCarried
+from tests import pace
 from tests.conftest import NothingLeft
 from tests.docker.moves import Pair, answers, facts, refused, set_up
 from tests.hosts.config import REPO
@@ -102,7 +103,7 @@ def holder() -> Path:
     built.parent.mkdir(parents=True, exist_ok=True)
     source = REPO / "tests" / "workloads" / "holder.c"
     argv = ["cc", "-O1", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-o"]
-    subprocess.run([*argv, built, source], check=True, timeout=60)
+    subprocess.run([*argv, built, source], check=True, timeout=pace.limit(60))
     return built
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import docker
+from tests import pace
 
 from .config import REPO
 from .machine import Host
@@ -19,13 +20,13 @@ from .proc import HostsError
 BASE = "livemig/base:latest"
 RECORDER = "livemig/recorder:latest"
 MADE_OF = ("base", "recorder")
-BUILD_LIMIT = 600.0
+BUILD_LIMIT = pace.limit(600)
 
 
 def load_images(host: Host, *tags: str) -> None:
     """Have these images (the recorder, unless told) in the host, from the cache or built there."""
     archives = cached_archives(host)
-    api = host.api(BUILD_LIMIT)
+    api = host.api(600)
     try:
         for tag in tags or (RECORDER,):
             with archives[tag].open("rb") as archive:
@@ -67,7 +68,7 @@ def _build(host: Host, archives: dict[str, Path]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     _command("make", "-s", "-C", str(REPO / "images/recorder"), f"OUT={out}")
     _command(str(REPO / "images/base/rootfs.sh"), str(out / "base.tar"))
-    api = host.api(BUILD_LIMIT)
+    api = host.api(600)
     try:
         api.import_image_from_file(str(out / "base.tar"), *BASE.split(":"))
         for line in api.build(

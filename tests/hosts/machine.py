@@ -16,6 +16,7 @@ from typing import IO, Any
 import psutil
 
 import docker
+from tests import pace
 
 from .cgroups import remove_cgroups
 from .config import REPO, HostConfig
@@ -28,7 +29,7 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "TERM": "xterm",
 }
-START_LIMIT = 60.0
+START_LIMIT = pace.limit(60)
 
 
 class HostProcess(subprocess.Popen[Any]):
@@ -203,7 +204,7 @@ class Host:
 
     def api(self, timeout: float = 60.0) -> docker.APIClient:
         """Return a new connection to its engine."""
-        return docker.APIClient(base_url=f"unix://{self.socket}", timeout=int(timeout))
+        return docker.APIClient(base_url=f"unix://{self.socket}", timeout=int(pace.limit(timeout)))
 
     def _enter(self, argv: Sequence[str], env: dict[str, str] | None) -> list[str]:
         words = [f"{key}={value}" for key, value in {**ENVIRONMENT, **(env or {})}.items()]
@@ -240,7 +241,7 @@ class Host:
         source = subprocess.DEVNULL if input is None else subprocess.PIPE
         with self.popen(argv, env=env, stdin=source, text=True, **kwargs) as process:
             try:
-                out, err = process.communicate(input, timeout)
+                out, err = process.communicate(input, pace.limit(timeout))
             except subprocess.TimeoutExpired:
                 process.kill()
                 out, err = process.communicate()

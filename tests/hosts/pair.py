@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests import pace
+
 from .config import NAMES, HostConfig, pair_configs, state_root
 from .machine import Host
 from .proc import HostsError
@@ -116,7 +118,7 @@ def cut(host: Host, *, mend: bool = False) -> None:
 
 def _ip(host: Host, *words: str) -> None:
     argv = ["nsenter", "--target", str(host.pid), "--net", "ip", *words]
-    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=pace.limit(20))
     if done.returncode:
         raise HostsError(f"{host.name}: ip {' '.join(words)}: {done.stderr.strip()}")
 
@@ -136,7 +138,7 @@ def _make_keys(configs: tuple[HostConfig, HostConfig]) -> None:
                 ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", keys / name],
                 check=True,
                 stdin=subprocess.DEVNULL,
-                timeout=20,
+                timeout=pace.limit(20),
             )
 
 

@@ -16,11 +16,12 @@ from livemig.freezer import Freezer
 from livemig.model import Role
 from livemig.system import handles
 from livemig.system.libc import syscall
+from tests import pace
 
 CLONE_NEWPID = 0x20000000
 NR_UNSHARE = 272
 NR_NANOSLEEP = 35
-LIMIT = 15.0
+LIMIT = pace.limit(15)
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "COLOUR": "blue green", "EMPTY": ""}
 _numbers = itertools.count()
 

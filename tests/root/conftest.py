@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from livemig.stub import hold_path
+from tests import pace
 from tests.root.apps import App, cgroup_root
 from tests.root.loopback import CACHE, Move, Mover
 
@@ -32,7 +33,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, patterns in PROGRAMS.items():
         sources = [str(path) for pattern in patterns for path in sorted(WORKLOADS.glob(pattern))]
         command = [os.environ.get("CC", "cc"), *FLAGS, "-o", str(place / name), *sources]
-        subprocess.run(command, check=True, timeout=60)
+        subprocess.run(command, check=True, timeout=pace.limit(60))
     return place
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from docker_livemig import cli, hosts
 from docker_livemig.version import VERSION
+from tests import pace
 from tests.unit.leftovers import nothing_left
 
 pytestmark = pytest.mark.usefixtures(nothing_left.__name__)
@@ -63,7 +64,7 @@ def docker(request: pytest.FixtureRequest, place: Path) -> str:  # noqa: ARG001
 
 
 def run(*argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=pace.limit(20), check=False)
 
 
 def requested(place: Path) -> dict[str, object]:
@@ -300,7 +301,7 @@ def test_ctrl_c_through_docker(docker: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert child.stderr is not None
     assert json.loads(child.stderr.readline())["progress"]["pages"] == 5
     os.killpg(child.pid, signal.SIGINT)
-    out, err = child.communicate(timeout=10)
+    out, err = child.communicate(timeout=pace.limit(10))
     assert (child.returncode, out) == (130, ""), err
     lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
     assert [next(iter(line)) for line in lines] == ["note", "error"]

@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests import pace
+
 REPO = Path(__file__).resolve().parents[2]
 
 
 def _passes(*argv: str | Path) -> None:
-    done = subprocess.run(argv, cwd=REPO, check=False, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(
+        argv, cwd=REPO, check=False, capture_output=True, text=True, timeout=pace.limit(110)
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import docker_livemig
 from docker_livemig import hold
+from tests import pace
 
 RUNTIME = Path(docker_livemig.__file__).with_name("livemig-runc")
 ID = "c0" * 32
@@ -71,7 +72,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
             capture_output=True,
             text=True,
             check=False,
-            timeout=20,
+            timeout=pace.limit(20),
         )
 
     return run
@@ -241,7 +242,7 @@ def test_a_call_that_is_not_ours_loads_nothing_but_the_interpreter(tmp_path: Pat
         capture_output=True,
         text=True,
         check=True,
-        timeout=20,
+        timeout=pace.limit(20),
     )
     assert "posixpath" in done.stderr
     assert "json" not in done.stderr
