@@ -9,6 +9,7 @@ from livemig.errors import MachineMismatch, ProtocolError, StateMismatch
 from livemig.extract.mappings import digest_file
 from livemig.freezer import Freezer
 from livemig.inject import Held, StubLayout, rebuild
+from livemig.inject.calls import going_on
 from livemig.inject.check import check
 from livemig.inject.held import USER_END
 from livemig.inject.memory import PageWriter
@@ -119,9 +120,10 @@ class Incoming:
 
     def seal(self, image: Image) -> None:
         """Give the process its registers, freeze it, and stop tracing it."""
-        self._held.leave()
         thread = image.processes[0].threads[0]
-        set_registers(self._held, thread)
+        registers = going_on(self._held, thread)
+        self._held.leave()
+        set_registers(self._held, thread, registers)
         set_scheduling(self.pid, thread.scheduling)
         self._freezer.request_freeze()
         self._held.release()

@@ -21,8 +21,8 @@ from livemig.system import procfs, ptrace
 from livemig.system.memory import PAGE_SIZE, Memory
 from livemig.system.numbers import NR_MMAP, NR_MUNMAP
 from livemig.system.procfs import PROT_EXEC, PROT_READ, PROT_WRITE
-from livemig.system.ptrace import Registers
-from livemig.tracing import Tracee, signed, telling_death
+from livemig.system.ptrace import Registers, signed
+from livemig.tracing import Tracee, telling_death
 
 MAP_PRIVATE_ANONYMOUS = 0x22
 _MAP_FIXED, _MAP_FIXED_NOREPLACE = 0x10, 0x100000
@@ -212,19 +212,9 @@ class Loan:
                 self.tracee.held_signals.append(stop.signal)
 
     def give_back(self) -> None:
-        """Restore the thread as it was; it stays stopped, and an interrupted call goes on later.
-
-        The kernel looks at the interrupted call's error only where a thread leaves a signal stop,
-        so the thread is brought into one first.
-        """
+        """Restore the thread as it was; it stays stopped, and an interrupted call goes on later."""
         tid = self.tracee.tid
-        ptrace.interrupt(tid)
-        while True:
-            ptrace.cont(tid)
-            stop = self.tracee.wait()
-            if stop.event == ptrace.EVENT_STOP:
-                break
-            self.tracee.held_signals.append(stop.signal)
+        self.tracee.enter_signal_stop()
         ptrace.set_sigmask(tid, self.mask)
         ptrace.set_registers(tid, self.registers)
         self.memory.write(self._lowest, self._covered)

@@ -105,11 +105,21 @@ class Timer:
 
 
 @dataclass(frozen=True)
+class Deadline:
+    """When a relative time-out ends: ``at`` on a ``clock`` of the container (clock_gettime(2))."""
+
+    clock: int
+    at: int
+
+
+@dataclass(frozen=True)
 class Thread:
     """One thread: what it goes on with.
 
-    ``registers`` is ``struct user_regs_struct`` (27 words of 64 bits) with an interrupted system
-    call entered again, ``xstate`` is XSAVE's standard format, ``pending`` are siginfos (128 bytes).
+    ``registers`` is ``struct user_regs_struct`` (27 words of 64 bits). Where a system call was
+    interrupted, rax holds the kernel's restart code and orig_rax the call's number, and
+    ``deadline`` tells until when it waits if its time-out is relative. ``xstate`` is XSAVE's
+    standard format, ``pending`` are siginfos (128 bytes).
     """
 
     tid: int
@@ -124,6 +134,7 @@ class Thread:
     altstack: bytes
     timer_slack: int
     scheduling: Scheduling
+    deadline: Deadline | None = None
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ class Outgoing:
             self._freeze()
 
     def _freeze(self) -> None:
+        self._tracee.look()
         self.freezer.freeze()
         self._frozen = True
         others = [pid for pid in self.freezer.processes() if pid != self.pid]
@@ -143,6 +144,7 @@ class Outgoing:
         self.tracker = Everything(self._pagemap)
         try:
             if self._frozen:
+                self._tracee.call.refresh()
                 self.freezer.thaw()
             self._detach()
         except (ProcessGone, FileNotFoundError):

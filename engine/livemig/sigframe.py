@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import struct
 
+from livemig.calls import restarted
 from livemig.system.ptrace import Registers
-from livemig.tracing import restarted
 
 _UC_FLAGS = 1 | 2 | 4  # UC_FP_XSTATE, UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS
 _NO_ALTSTACK = 0x7777  # no valid mode: rt_sigreturn then leaves the alternate stack alone

@@ -15,15 +15,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from livemig.errors import InternalError, ProcessGone
+from livemig.interrupted import Interruption
 from livemig.system import procfs, ptrace
-from livemig.system.numbers import NR_RESTART_SYSCALL
 from livemig.system.ptrace import Registers
 
 _WALL = 0x40000000
 _SLICE = 0.01  # seconds; bounds the wait where another thread took the SIGCHLD
-ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 512, 513, 514, 516
-_RESTART_SAME = (ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND)
-_SIGNED = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -32,11 +29,6 @@ class Stop:
 
     signal: int
     event: int
-
-
-def signed(value: int) -> int:
-    """Return a register's 64 bits as a signed number."""
-    return value - (1 << 64) if value & _SIGNED else value
 
 
 @contextmanager
@@ -94,35 +86,19 @@ def _read_status(tid: int, status: int) -> Stop:
     raise ProcessGone(f"process {tid} {how}")
 
 
-def restarted(registers: Registers) -> Registers:
-    """Return the registers with which an interrupted system call is entered again.
-
-    That is what the kernel does itself when a stopped thread goes on without a signal
-    (arch/x86/kernel/signal.c, arch_do_signal_or_restart), but for calls that it continues by
-    restart_syscall: those start over with their own arguments.
-    """
-    again = registers.copy()
-    if signed(registers.orig_rax) >= 0:
-        error = -signed(registers.rax)
-        if error in _RESTART_SAME or error == ERESTART_RESTARTBLOCK:
-            again.rax = registers.orig_rax
-            again.rip = registers.rip - 2
-    again.orig_rax = (1 << 64) - 1
-    return again
-
-
 class Tracee:
     """One traced thread.
 
-    ``call`` remembers the number of the system call that the first stop interrupted: a thread that
-    was stopped once shows restart_syscall from then on.
+    ``call`` is what is known of the system call that a stop has interrupted: a thread that was
+    stopped once shows restart_syscall from then on.
     """
 
     def __init__(self, tid: int, *, options: int = 0, timeout: float = 5.0) -> None:
         self.tid = tid
         self.timeout = timeout
         self._options = options | ptrace.O_TRACESYSGOOD | ptrace.O_SUSPEND_SECCOMP
-        self._call: tuple[int, int, int] | None = None
+        self.call = Interruption(tid)
+        self._looked = False
         self.held_signals: list[int] = []
 
     def attach(self) -> None:
@@ -137,8 +113,16 @@ class Tracee:
         self.request_stop()
         return self.await_stop()
 
+    def look(self) -> None:
+        """Look at what the thread sleeps in, as long as nobody has asked it to stop or freeze."""
+        self.call.look()
+        self._looked = True
+
     def request_stop(self) -> None:
         """Ask the thread to stop; one that is frozen does so when it is thawed."""
+        if not self._looked:
+            self.look()
+        self._looked = False
         ptrace.interrupt(self.tid)
 
     def await_stop(self) -> Registers:
@@ -149,19 +133,28 @@ class Tracee:
                 break
             # A signal came first: deliver it, as without a tracer.
             ptrace.cont(self.tid, stop.signal)
-        return self.true_registers()
+        registers = ptrace.get_registers(self.tid)
+        going_on = self.call.stopped(registers)
+        if (going_on.rax, going_on.rip) != (registers.rax, registers.rip):
+            ptrace.set_registers(self.tid, going_on)
+        return going_on
 
     def true_registers(self) -> Registers:
         """Return the registers, with the number of the call that an earlier stop has hidden."""
-        registers = ptrace.get_registers(self.tid)
-        place = (registers.rip, registers.rsp)
-        if signed(registers.orig_rax) < 0:
-            self._call = None
-        elif registers.orig_rax != NR_RESTART_SYSCALL:
-            self._call = (registers.orig_rax, *place)
-        elif self._call is not None and self._call[1:] == place:
-            registers.orig_rax = self._call[0]
-        return registers
+        return self.call.true(ptrace.get_registers(self.tid))
+
+    def enter_signal_stop(self) -> None:
+        """Bring a stopped thread to where the kernel looks at an interrupted call's result.
+
+        It does so only where a thread leaves a signal stop. Signals that come are held back.
+        """
+        ptrace.interrupt(self.tid)
+        while True:
+            ptrace.cont(self.tid)
+            stop = self.wait()
+            if stop.event == ptrace.EVENT_STOP:
+                return
+            self.held_signals.append(stop.signal)
 
     def wait(self) -> Stop:
         """Wait for the next stop."""
@@ -177,6 +170,7 @@ class Tracee:
         It is reaped then: its parent learns of its end only after its tracer.
         """
         try:
+            self.call.refresh()
             ptrace.detach(self.tid)
         except ProcessLookupError:
             with suppress(ChildProcessError):

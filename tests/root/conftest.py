@@ -18,6 +18,7 @@ from tests.root.loopback import CACHE, Move, Mover
 WORKLOADS = Path(__file__).parents[1] / "workloads"
 FLAGS = ("-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread")
 PROGRAMS = {
+    "calls": ("calls.c",),
     "carried": ("carried*.c", "registers.c", "registers.S"),
     "mapper": ("mapper.c",),
     "refused": ("refused.c",),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import struct
+import time
 from pathlib import Path
 
+from livemig.calls import NEVER
+from livemig.errors import NotCarried
 from livemig.extract.scheduling import read_scheduling
 from livemig.infect import Loan
-from livemig.model import Thread
+from livemig.model import Deadline, Thread
 from livemig.stub import Stub
 from livemig.system import handles, procfs, ptrace
-from livemig.system.numbers import NR_PRCTL, NR_SIGALTSTACK
-from livemig.tracing import restarted
+from livemig.system.numbers import NR_PRCTL, NR_RESTART_SYSCALL, NR_SIGALTSTACK
 
 PR_GET_TIMERSLACK = 30
 PR_GET_TID_ADDRESS = 40
@@ -19,8 +21,14 @@ ALTSTACK_SIZE = 24
 
 
 def extract_thread(pid: int, loan: Loan, stub: Stub) -> Thread:
-    """Return the state of a borrowed thread of process ``pid``."""
+    """Return the state of a borrowed thread of process ``pid``; raises NotCarried."""
     tid = loan.tracee.tid
+    if loan.registers.orig_rax == NR_RESTART_SYSCALL:
+        raise NotCarried(
+            f"thread {tid} waits in a system call that another stop had interrupted before, and "
+            "nothing tells which",
+            hint="move it when it is not waiting for a given time, or on a kernel with wchan",
+        )
     table = stub.table()
     altstack, child_tid = table.room(ALTSTACK_SIZE), table.room(8)
     table.call("sigaltstack", NR_SIGALTSTACK, 0, altstack)
@@ -30,7 +38,7 @@ def extract_thread(pid: int, loan: Loan, stub: Stub) -> Thread:
     return Thread(
         tid=procfs.namespaced_id(pid, tid),
         name=Path(f"/proc/{pid}/task/{tid}/comm").read_bytes().rstrip(b"\n"),
-        registers=bytes(restarted(loan.registers)),
+        registers=bytes(loan.registers),
         xstate=loan.xstate,
         blocked=loan.mask,
         pending=pending_signals(tid, procfs.read_status(pid, tid)["SigPnd"], shared=False),
@@ -40,6 +48,7 @@ def extract_thread(pid: int, loan: Loan, stub: Stub) -> Thread:
         altstack=loan.memory.read(altstack, ALTSTACK_SIZE),
         timer_slack=results[slack],
         scheduling=read_scheduling(tid),
+        deadline=_deadline(pid, loan),
     )
 
 
@@ -55,3 +64,13 @@ def pending_signals(tid: int, mask: str, *, shared: bool) -> tuple[bytes, ...]:
     bare = [n for n in range(1, 65) if waiting >> (n - 1) & 1 and n not in queued]
     found += [struct.pack("=i", number).ljust(ptrace.SIGINFO_SIZE, b"\0") for number in bare]
     return tuple(found)
+
+
+def _deadline(pid: int, loan: Loan) -> Deadline | None:
+    """Return until when the thread waits, as the clocks of its time namespace have it."""
+    call = loan.tracee.call
+    if call.timed is None or call.deadline is None:
+        return None
+    monotonic, boottime = procfs.clock_offsets(pid)
+    offset = boottime if call.timed.clock == time.CLOCK_BOOTTIME else monotonic
+    return Deadline(call.timed.clock, min(call.deadline + offset, NEVER))

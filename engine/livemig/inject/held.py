@@ -27,7 +27,8 @@ from livemig.system.numbers import (
     NR_UNSHARE,
 )
 from livemig.system.procfs import PROT_EXEC, PROT_READ, PROT_WRITE
-from livemig.tracing import Tracee, signed
+from livemig.system.ptrace import signed
+from livemig.tracing import Tracee
 
 F_DUPFD_CLOEXEC = 1030
 CLONE_NEWTIME = 0x80
@@ -100,11 +101,29 @@ class Held:
         registers = ptrace.get_registers(self.pid)
         ptrace.set_registers(self.pid, registers.calling(address, number, *arguments))
         for _ in range(2):
-            ptrace.cont_to_syscall(self.pid)
-            stop = self.tracee.wait()
-            if stop.signal != ptrace.SYSCALL_STOP:
-                raise InternalError(f"held process {self.pid} stopped for signal {stop.signal}")
+            self._to_syscall_stop()
         return signed(ptrace.get_registers(self.pid).rax)
+
+    def interrupted_call(self, number: int, *arguments: int) -> int:
+        """Make a call that would wait, and interrupt it at once; returns what it returned.
+
+        The kernel knows then how to go on with it, until the next call that can be interrupted so.
+        """
+        address = self.stub.base + self._own_syscall()
+        registers = ptrace.get_registers(self.pid)
+        ptrace.set_registers(self.pid, registers.calling(address, number, *arguments))
+        self._to_syscall_stop()
+        ptrace.interrupt(self.pid)
+        self._to_syscall_stop()
+        result = signed(ptrace.get_registers(self.pid).rax)
+        self.tracee.enter_signal_stop()
+        return result
+
+    def _to_syscall_stop(self) -> None:
+        ptrace.cont_to_syscall(self.pid)
+        stop = self.tracee.wait()
+        if stop.signal != ptrace.SYSCALL_STOP:
+            raise InternalError(f"held process {self.pid} stopped for signal {stop.signal}")
 
     def avoid(self, mappings: Sequence[Mapping]) -> None:
         """Move the stub out of the way where ``mappings`` want its place."""

@@ -289,8 +289,13 @@ def _add_filters(table: Table, held: Held, wanted: Credentials, filters: int) ->
         table.call("seccomp", NR_SECCOMP, _SECCOMP_SET_MODE_FILTER, flags, place)
 
 
-def set_registers(held: Held, thread: Thread) -> None:
-    """Give the thread its registers; the stub must be gone. What it does next is its own code."""
+def set_registers(held: Held, thread: Thread, registers: Registers) -> None:
+    """Give the thread its registers; the stub must be gone. What it does next is its own code.
+
+    It leaves a signal stop, so that the kernel goes on with an interrupted call as it would have
+    where the thread comes from: with EINTR, or once more, as signals are pending or not.
+    """
+    held.tracee.enter_signal_stop()
     ptrace.set_xstate(held.pid, thread.xstate)
     ptrace.set_sigmask(held.pid, thread.blocked)
-    ptrace.set_registers(held.pid, Registers.from_buffer_copy(thread.registers))
+    ptrace.set_registers(held.pid, registers)

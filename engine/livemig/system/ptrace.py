@@ -79,6 +79,11 @@ class Registers(ctypes.Structure):
         return {name: getattr(self, name) for name in _NAMES}
 
 
+def signed(value: int) -> int:
+    """Return a register's 64 bits as a signed number."""
+    return value - (1 << 64) if value >> 63 else value
+
+
 class _IoVec(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 

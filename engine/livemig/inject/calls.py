@@ -1,0 +1,62 @@
+"""Let a rebuilt thread go on with the call that it was in, for the time that was left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from livemig import calls
+from livemig.calls import Left, Unit
+from livemig.inject.held import Held
+from livemig.model import Deadline, Thread
+from livemig.system import procfs
+from livemig.system.numbers import NR_CLOCK_NANOSLEEP, NR_FUTEX, NR_NANOSLEEP, NR_POLL
+from livemig.system.ptrace import Registers
+
+_WORD = (1 << 64) - 1
+# By registers, the place of a struct timespec with what is left, and the same in nanoseconds.
+_ARGUMENTS: dict[int, Callable[[Registers, int, int], tuple[int, ...]]] = {
+    NR_NANOSLEEP: lambda was, place, _: (place, was.rsi),
+    NR_CLOCK_NANOSLEEP: lambda was, place, _: (was.rdi, 0, place, was.r10),
+    NR_POLL: lambda was, _, left: (was.rdi, was.rsi, -(-left // Unit.MILLIS.value)),
+    NR_FUTEX: lambda was, place, _: (was.rdi, was.rsi, was.rdx, place),
+}
+
+
+def going_on(held: Held, thread: Thread) -> Registers:
+    """Return the registers with which the thread goes on, its memory and its clocks being there.
+
+    The thread itself makes a call that only the kernel can go on with, and is interrupted in it: it
+    must make no other call that waits until it has these registers. Raises InternalError.
+    """
+    registers = Registers.from_buffer_copy(thread.registers)
+    code = calls.interruption(registers)
+    if not code:
+        return registers
+    timed = calls.timed(registers, held.memory)
+    if timed is not None and thread.deadline is not None:
+        left = thread.deadline.at - _now(held.pid, thread.deadline)
+        if code == calls.ERESTART_RESTARTBLOCK and registers.orig_rax in _ARGUMENTS:
+            return _made_anew(held, registers, max(left, 0))
+        if timed.left is Left.MEMORY:
+            held.memory.write(timed.address, calls.packed(left, timed.unit))
+    if code == calls.ERESTART_RESTARTBLOCK:  # without a time-out, or until a given time
+        return calls.with_code(registers, calls.ERESTARTNOHAND)
+    return registers
+
+
+def _now(pid: int, deadline: Deadline) -> int:
+    monotonic, boottime = procfs.clock_offsets(pid)
+    offset = boottime if deadline.clock == time.CLOCK_BOOTTIME else monotonic
+    return time.clock_gettime_ns(deadline.clock) + offset
+
+
+def _made_anew(held: Held, registers: Registers, left: int) -> Registers:
+    """Make the call for the time that is left, and interrupt it: the kernel knows its end then."""
+    place = held.stub.table().room(16)
+    held.memory.write(place, calls.packed(left, Unit.TIMESPEC))
+    number = registers.orig_rax
+    result = held.interrupted_call(number, *_ARGUMENTS[number](registers, place, left))
+    changed = registers.copy()
+    changed.rax = result & _WORD
+    return changed
