@@ -110,6 +110,7 @@ static void spin(void)
 {
 	uint64_t before = registers_turns;
 
+	registers_stop = 0; /* before anybody knows, for the signal may come at once */
 	say("spinning\n");
 	registers_spin();
 	say(registers_turns > before ? "spun\n" : "did not spin\n");

@@ -134,7 +134,6 @@ void registers_spin(void)
 	struct frame frame;
 
 	prepare(&frame);
-	registers_stop = 0;
 	registers_run_spin(&frame);
 	compare(&frame, 1 << 0);
 	registers_bad += frame.result != 0;
