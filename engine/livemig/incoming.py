@@ -16,14 +16,16 @@ from livemig.inject.memory import PageWriter
 from livemig.inject.process import set_registers
 from livemig.inject.scheduling import set_scheduling
 from livemig.layout import LayoutBackend, difference
-from livemig.model import Image, Kind, MappedFile, Mapping
+from livemig.model import Image, Kind, MappedFile, Mapping, Process
 from livemig.pages import Batch
+from livemig.refusing import refusing
 from livemig.rounds import LayoutUpdate, RoundEnd
 from livemig.stdin import feed
 from livemig.system import handles
 from livemig.system.memory import PAGE_SIZE
 
 FEED_LIMIT = 10.0
+READ_LIMIT = 1 << 20
 
 
 class Incoming:
@@ -50,6 +52,7 @@ class Incoming:
         """Which back end lays the memory out."""
         return self._layout.name
 
+    @refusing("laying out memory")
     def follow(self, update: LayoutUpdate) -> None:
         """Lay the memory out as the source has it now.
 
@@ -82,7 +85,7 @@ class Incoming:
 
     def _check_file(self, file: MappedFile) -> None:
         try:
-            descriptor = handles.open_in_root(self._root, file.path, os.O_RDONLY)
+            descriptor = handles.open_file_in_root(self._root, file.path, os.O_RDONLY)
         except OSError as error:
             raise StateMismatch(f"{file.path} is missing on the target: {error}") from error
         try:
@@ -91,11 +94,13 @@ class Incoming:
         finally:
             os.close(descriptor)
 
+    @refusing("writing pages")
     def write(self, batch: Batch, payload: bytes | memoryview) -> None:
         """Write the pages of one frame."""
         self._require_layout()
         self._writer.apply(batch, payload)
 
+    @refusing("ending a round")
     def end_round(self, end: RoundEnd) -> None:
         """Give up the pages that the source does not have any more."""
         self._require_layout()
@@ -105,6 +110,7 @@ class Incoming:
         if not self._taken:
             raise ProtocolError("pages came before the layout that they belong to")
 
+    @refusing("rebuilding the process")
     def rebuild(self, image: Image, *, filters: int = 0) -> None:
         """Build everything but the pages; raises OSError naming the step, StateMismatch.
 
@@ -115,9 +121,11 @@ class Incoming:
         if len(image.processes) != 1 or len(image.processes[0].threads) != 1:
             raise ProtocolError("this version takes one process with one thread")
         process = image.processes[0]
+        _check_descriptors(image, process)
         rebuild(self._held, process, image, self._root, filters)
         check(self.pid, process, self._mappings, self._held.stub.base)
 
+    @refusing("sealing the process")
     def seal(self, image: Image) -> None:
         """Give the process its registers, freeze it, and stop tracing it."""
         thread = image.processes[0].threads[0]
@@ -141,8 +149,11 @@ class Incoming:
             return 0
         return len(data) if self._stdin is None else feed(self._stdin, data, FEED_LIMIT)
 
+    @refusing("comparing memory")
     def read(self, start: int, length: int) -> bytes:
-        """Return memory of the process, for comparing it."""
+        """Return memory of the process, for comparing it: at most READ_LIMIT bytes."""
+        if not 0 < length <= READ_LIMIT:
+            raise ProtocolError(f"{length} bytes were to be compared at once")
         return self._held.memory.read(start, length)
 
     def close(self) -> None:
@@ -161,6 +172,15 @@ def _writer(pid: int) -> int | None:
     except OSError:  # no pipe: the container was started without -i
         return None
     return descriptor
+
+
+def _check_descriptors(image: Image, process: Process) -> None:
+    numbers = [each.number for each in process.descriptors]
+    if len(set(numbers)) != len(numbers) or any(number < 0 for number in numbers):
+        raise ProtocolError("the list of descriptors has one twice, or one below 0")
+    for each in process.descriptors:
+        if not 0 <= each.description < len(image.descriptions):
+            raise ProtocolError(f"descriptor {each.number} refers to nothing")
 
 
 def _check_order(mappings: Sequence[Mapping]) -> None:

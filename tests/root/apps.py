@@ -53,6 +53,8 @@ class Cgroup:
 
     def close(self) -> None:
         """Kill what is left, and remove the group once the last one has been reaped."""
+        if not self.path.exists():
+            return
         for pid in self.freezer.processes():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -140,7 +142,7 @@ class App:
         ready, _, _ = select.select([output], [], [], max(deadline - time.monotonic(), 0))
         data = os.read(output, 65536) if ready else b""
         if not data:
-            what = "ended" if ready else "is silent"
+            what = f"ended ({self._popen.poll()})" if ready else "is silent"
             raise AssertionError(f"process {self.pid} {what}: {self.errors()!r}")
         self._buffer += data
 

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from livemig.errors import NotCarried
+from livemig.errors import NotCarried, ProtocolError
 from livemig.inject.held import F_DUPFD_CLOEXEC, MAX_PASSED, Held
 from livemig.model import Description, Image, Opened, Process, Role
 from livemig.stub import Table
@@ -16,6 +16,7 @@ from livemig.system.numbers import NR_CLOSE, NR_DUP3, NR_FCNTL
 
 _F_SETFL = 4
 _O_CLOEXEC = 0o2000000
+_MAKING = os.O_CREAT | os.O_EXCL | os.O_TRUNC | (os.O_TMPFILE & ~os.O_DIRECTORY)
 _STATUS_FLAGS = os.O_APPEND | os.O_NONBLOCK | os.O_NOATIME | os.O_DIRECT
 _ROLES = (Role.STDIN, Role.STDOUT, Role.STDERR)
 
@@ -43,26 +44,36 @@ def _open(description: Description, image: Image, root: int) -> int:
         if description.role is Role.STDIN and image.stdin_ended:
             return _ended_input(image.stdin)
         return -1
-    flags = description.flags
+    # Looked at before it is opened: a FIFO would wait for a writer, a device may do anything.
+    place = handles.open_in_root(root, description.path, os.O_PATH)
+    try:
+        _check_kind(description, os.fstat(place))
+    finally:
+        os.close(place)
+    flags = description.flags & ~_MAKING
     if description.kind is Opened.DIRECTORY:
         flags |= os.O_DIRECTORY
     descriptor = handles.open_in_root(root, description.path, flags)
-    status = os.fstat(descriptor)
-    if description.kind is Opened.DEVICE and status.st_rdev != description.device:
-        os.close(descriptor)
-        raise NotCarried(f"{description.path} is another device on the target")
-    if description.kind is Opened.FILE and not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise NotCarried(f"{description.path} is no regular file on the target")
     if description.position:
         os.lseek(descriptor, description.position, os.SEEK_SET)
     return descriptor
 
 
+def _check_kind(description: Description, status: os.stat_result) -> None:
+    if description.kind is Opened.DEVICE and status.st_rdev != description.device:
+        raise NotCarried(f"{description.path} is another device on the target")
+    if description.kind is Opened.FILE and not stat.S_ISREG(status.st_mode):
+        raise NotCarried(f"{description.path} is no regular file on the target")
+    if description.kind is Opened.DIRECTORY and not stat.S_ISDIR(status.st_mode):
+        raise NotCarried(f"{description.path} is no directory on the target")
+
+
 def _ended_input(unread: bytes) -> int:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
-        os.write(writer, unread)
+        os.set_blocking(writer, False)
+        if unread and os.write(writer, unread) < len(unread):
+            raise ProtocolError(f"{len(unread)} bytes of standard input fit no pipe")
     finally:
         os.close(writer)
     return reader

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from contextlib import suppress
 
-from livemig.errors import InternalError, ProcessGone
+from livemig.errors import InternalError, ProcessGone, ProtocolError
 from livemig.layout import free_hole
 from livemig.model import Mapping
 from livemig.stub.runner import SIZE, Stub
@@ -85,6 +85,8 @@ class Held:
         taken = [(mapping.start, mapping.end) for mapping in avoid]
         taken += [(area.start, area.end) for area in procfs.read_areas(self.pid)]
         base = free_hole(taken, SIZE, _LOWEST)
+        if base > USER_END - SIZE:
+            raise ProtocolError("the layout leaves no room for the stub")
         for start, size, prot in (
             (base, PAGE_SIZE, PROT_READ | PROT_EXEC),
             (base + PAGE_SIZE, SIZE - PAGE_SIZE, PROT_READ | PROT_WRITE),

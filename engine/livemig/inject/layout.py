@@ -71,8 +71,10 @@ class StubLayout:
     def _map_files(self, mappings: list[Mapping]) -> None:
         paths = sorted({mapping.path for mapping in mappings})
         for some in _batches(paths, MAX_PASSED):
-            opened = [handles.open_in_root(self._root, path, os.O_RDONLY) for path in some]
+            opened: list[int] = []
             try:
+                for path in some:
+                    opened.append(handles.open_file_in_root(self._root, path, os.O_RDONLY))  # noqa: PERF401  one that fails, closes all
                 table = self._held.stub.table()
                 numbers = self._held.pass_descriptors(table, opened)
                 place = dict(zip(some, numbers, strict=True))

@@ -86,7 +86,7 @@ def rebuild(held: Held, process: Process, image: Image, root: int, filters: int 
 
 def _set_places(held: Held, process: Process, image: Image, root: int) -> None:
     directory = handles.open_in_root(root, process.directory, os.O_PATH | os.O_DIRECTORY)
-    exe = handles.open_in_root(root, process.space.exe, os.O_RDONLY)
+    exe = handles.open_file_in_root(root, process.space.exe, os.O_RDONLY)
     clocks = os.open(f"/proc/{held.pid}/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
     _set_offsets(held.pid, image.clocks)
     table = held.stub.table()

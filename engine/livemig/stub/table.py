@@ -20,6 +20,10 @@ class CallFailed(OSError):
     """A system call of a table failed; ``errno`` and the call's name are set."""
 
 
+class TableFull(InternalError):
+    """More than a table has room for."""
+
+
 class Table:
     """Calls to make, and the buffers that their arguments point to.
 
@@ -41,7 +45,7 @@ class Table:
         flags = _MAY_FAIL if may_fail else 0
         self._calls.append((name, (number, *words, *[0] * (6 - len(words))), flags))
         if _HEADER.size + len(self._calls) * _CALL.size > CALLS_SIZE:
-            raise InternalError(f"a stub table of {len(self._calls)} calls is too long")
+            raise TableFull(f"a stub table of {len(self._calls)} calls is too long")
         return len(self._calls) - 1
 
     def place(self, data: bytes) -> int:
@@ -50,7 +54,7 @@ class Table:
         address = self.base + CALLS_SIZE + len(self._buffers)
         self._buffers += data
         if len(self._buffers) > BUFFERS_SIZE:
-            raise InternalError("the buffers of a stub table are too large")
+            raise TableFull("the buffers of a stub table are too large")
         return address
 
     def room(self, size: int) -> int:

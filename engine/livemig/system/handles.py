@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import stat
 import struct
 
 from livemig.system.libc import syscall
@@ -46,8 +48,11 @@ def same_description(pid1: int, fd1: int, pid2: int, fd2: int) -> bool:
 def open_in_root(root: int, path: str, flags: int) -> int:
     """Open ``path`` as a process sees it whose root directory is the descriptor ``root``.
 
-    Symbolic links are followed inside that root only (openat2(2), RESOLVE_IN_ROOT).
+    Symbolic links are followed inside that root only (openat2(2), RESOLVE_IN_ROOT). ValueError for
+    a path with a zero byte, which would be another one for the kernel.
     """
+    if "\0" in path:
+        raise ValueError(f"{path!r} is no path")
     how = ctypes.create_string_buffer(
         struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
     )
@@ -59,6 +64,20 @@ def open_in_root(root: int, path: str, flags: int) -> int:
         ctypes.c_size_t(24),
         what=f"opening {path}",
     )
+
+
+def open_file_in_root(root: int, path: str, flags: int) -> int:
+    """Open a regular file as ``open_in_root`` does, and nothing else: not even to look at it.
+
+    A FIFO would wait for a writer, a device may do anything. OSError (EINVAL) names it.
+    """
+    place = open_in_root(root, path, os.O_PATH)
+    try:
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            raise OSError(errno.EINVAL, f"opening {path}: it is no regular file")
+        return os.open(f"/proc/self/fd/{place}", flags | os.O_CLOEXEC)
+    finally:
+        os.close(place)
 
 
 def tee(source: int, sink: int, length: int) -> int:

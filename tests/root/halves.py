@@ -1,0 +1,219 @@
+"""A move whose two halves are processes of their own, which can be killed at any instant."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import pytest
+
+from livemig.errors import LivemigError
+from livemig.frames import FrameType
+from livemig.freezer import Freezer
+from livemig.incoming import Incoming
+from livemig.link import Link
+from livemig.model import Image
+from livemig.outgoing import Outgoing
+from livemig.pages import Batch
+from livemig.rounds import LayoutUpdate, RoundEnd
+from livemig.system import ptrace
+from livemig.system.memory import Memory
+from livemig.wire import from_wire, to_wire
+from tests.root.apps import App
+from tests.root.forked import Forked
+from tests.root.loopback import CACHE
+
+SOURCE, TARGET = "source", "target"
+ROUNDS = 2
+ANSWER = 20.0
+NEVER = -1
+_STEPS = {
+    SOURCE: ("prepare", "rounds", "freeze", "last round", "extract", "seal", "commit", "switch"),
+    TARGET: ("fill", "rebuild", "seal", "ready", "run"),
+}
+STEPS = [(side, step) for side in (SOURCE, TARGET) for step in _STEPS[side]]
+
+
+class Board:
+    """Shared memory that outlives both halves: where they are, and what was promised."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 4096)
+
+    def step(self, side: str, name: str) -> None:
+        self._memory[side == TARGET] = _STEPS[side].index(name)
+
+    def where(self, side: str) -> str:
+        return _STEPS[side][self._memory[side == TARGET]]
+
+    def count(self, side: str, operations: int) -> None:
+        struct.pack_into("=I", self._memory, 8 if side == TARGET else 4, operations)
+
+    def operations(self, side: str) -> int:
+        return int(struct.unpack_from("=I", self._memory, 8 if side == TARGET else 4)[0])
+
+    @property
+    def committed(self) -> bool:
+        return bool(self._memory[16])
+
+    def commit(self) -> None:
+        self._memory[16] = 1
+
+    def close(self) -> None:
+        self._memory.close()
+
+
+class Halves:
+    """Runs a move of ``source`` into ``target``; what is left of it is settled as a sweep does.
+
+    ``last`` tells for a half how many operations it lives for: on tracees, freezers and the link.
+    """
+
+    def __init__(
+        self, source: App, target: App, *, live: bool, last: dict[str, int] | None = None
+    ) -> None:
+        self.source, self.target, self._live = source, target, live
+        self._last = last or {}
+        self.board = Board()
+        ours, theirs = socket.socketpair()
+        self.started = time.monotonic()
+        self.halves = {
+            SOURCE: Forked(lambda _: self._run(SOURCE, self._leave, ours, theirs)),
+            TARGET: Forked(lambda _: self._run(TARGET, self._arrive, theirs, ours)),
+        }
+        ours.close()
+        theirs.close()
+
+    def kill(self, *sides: str) -> None:
+        """Send SIGKILL to halves, at once."""
+        for side in sides:
+            with suppress(ProcessLookupError):
+                os.kill(self.halves[side].pid, signal.SIGKILL)
+
+    def settle(self) -> App:
+        """Wait for the end of both, decide by what was promised, and return the one that runs.
+
+        The other one is gone then.
+        """
+        for half in self.halves.values():
+            half.wait()
+        if self.board.committed:
+            self.source.cgroup.freezer.freeze()
+            with suppress(ProcessLookupError):
+                os.kill(self.source.pid, signal.SIGKILL)
+            self.source.cgroup.freezer.thaw()
+            self.source.wait()
+            self.source.pipes[0].close()
+            self.target.follow(self.source)
+            self.source.close()
+            self.target.cgroup.freezer.thaw()
+            return self.target
+        self.target.close()
+        self.source.cgroup.freezer.thaw()
+        return self.source
+
+    # In the halves
+
+    def _run(
+        self, side: str, work: Callable[[Link], None], mine: socket.socket, other: socket.socket
+    ) -> None:
+        other.close()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        counter = Counter(self._last.get(side, NEVER))
+        descriptor = mine.detach()
+        with Link(descriptor, descriptor, name="the other half") as link, suppress(LivemigError):
+            work(link)
+            link.flush(ANSWER)
+        self.board.count(side, counter.made)
+
+    def _leave(self, link: Link) -> None:
+        step = self.board.step
+        with ExitStack() as undo:
+            step(SOURCE, "prepare")
+            app = self.source
+            outgoing = Outgoing(app.pid, app.cgroup.freezer, app.streams(), CACHE)
+            undo.callback(outgoing.release)
+            outgoing.start(live=self._live)
+            step(SOURCE, "rounds")
+            for _ in range(ROUNDS if self._live else 0):
+                self._round(outgoing, link)
+            step(SOURCE, "freeze")
+            outgoing.freeze()
+            step(SOURCE, "last round")
+            self._round(outgoing, link)
+            step(SOURCE, "extract")
+            image = outgoing.extract()
+            step(SOURCE, "seal")
+            link.send(FrameType.STATE, to_wire(image))
+            outgoing.seal()
+            link.expect(FrameType.READY, timeout=ANSWER)
+            step(SOURCE, "commit")
+            self.board.commit()
+            undo.pop_all()
+            link.send(FrameType.COMMIT)
+            link.expect(FrameType.RUNNING, timeout=ANSWER)
+            step(SOURCE, "switch")
+            outgoing.kill()
+
+    def _round(self, outgoing: Outgoing, link: Link) -> None:
+        outgoing.round(link.send)
+        link.expect(FrameType.ROUND_DONE, timeout=ANSWER)
+
+    def _arrive(self, link: Link) -> None:
+        step = self.board.step
+        with ExitStack() as undo:
+            step(TARGET, "fill")
+            incoming = Incoming(self.target.pid, self.target.cgroup.freezer)
+            undo.callback(incoming.close)
+            while (frame := link.receive(ANSWER)).type is not FrameType.STATE:
+                if frame.type is FrameType.LAYOUT:
+                    incoming.follow(from_wire(LayoutUpdate, frame.body))
+                elif frame.type is FrameType.PAGES:
+                    incoming.write(from_wire(Batch, frame.body), frame.payload)
+                else:
+                    incoming.end_round(from_wire(RoundEnd, frame.body))
+                    link.send(FrameType.ROUND_DONE)
+            image = from_wire(Image, frame.body)
+            step(TARGET, "rebuild")
+            incoming.rebuild(image, filters=0)
+            step(TARGET, "seal")
+            incoming.seal(image)
+            step(TARGET, "ready")
+            link.send(FrameType.READY)
+            link.expect(FrameType.COMMIT, timeout=ANSWER)
+            step(TARGET, "run")
+            incoming.thaw()
+            link.send(FrameType.RUNNING)
+
+
+class Counter:
+    """Counts what this process does from here on, and kills it before operation ``last``."""
+
+    def __init__(self, last: int) -> None:
+        self.made = 0
+        self._last = last
+        patch = pytest.MonkeyPatch()
+        patch.setattr(ptrace, "_ptrace", self._counted(ptrace._ptrace))
+        for kind, names in (
+            (Memory, ("write",)),
+            (Freezer, ("request_freeze", "thaw")),
+            (Link, ("send",)),
+        ):
+            for name in names:
+                patch.setattr(kind, name, self._counted(getattr(kind, name)))
+
+    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **named: Any) -> Any:
+            if self.made == self._last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.made += 1
+            return function(*arguments, **named)
+
+        return counted
