@@ -106,7 +106,7 @@ def _parse(line: bytes) -> Entry | None:
     try:
         data = json.loads(line)
         return Entry(str(data["state"]), float(data["time"]), dict(data["details"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
