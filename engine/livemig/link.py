@@ -33,7 +33,8 @@ _GONE = (errno.EPIPE, errno.ECONNRESET, errno.EBADF, errno.ENOTCONN)
 class Link:
     """Frames to and from one peer over ``rfd`` and ``wfd``, which the link owns and closes.
 
-    ``name`` says in errors who is on the other side. ``silence`` and ``heartbeat`` are seconds.
+    ``name`` says in errors who is on the other side. ``silence`` and ``heartbeat`` are seconds,
+    and so is ``greeting``, the silence that is allowed before the first byte (None: as later).
     ``closed`` is called once, from a thread of the link, when the link dies for any reason but
     ``close``; it must not block.
     """
@@ -45,6 +46,7 @@ class Link:
         *,
         name: str,
         silence: float = 15.0,
+        greeting: float | None = None,
         heartbeat: float = 5.0,
         closed: Callable[[LivemigError], None] | None = None,
     ) -> None:
@@ -53,6 +55,7 @@ class Link:
         self.bytes_received = 0
         self._rfd, self._wfd = rfd, wfd
         self._silence, self._heartbeat = silence, heartbeat
+        self._greeting = greeting or silence
         self._closed = closed
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
@@ -241,14 +244,14 @@ class Link:
 
     def _read_frames(self) -> None:
         assembler = Assembler()
-        heard = time.monotonic()
+        heard, patience = time.monotonic(), self._greeting
         while self._dead is None:
             try:
                 count = os.readv(self._rfd, assembler.buffers())
             except BlockingIOError:
-                left = heard + self._silence - time.monotonic()
+                left = heard + patience - time.monotonic()
                 if not self._await(self._rfd, select.POLLIN, left):
-                    raise LinkLost(f"{self.name} was silent for {self._silence:g} s") from None
+                    raise LinkLost(f"{self.name} was silent for {patience:g} s") from None
                 continue
             if not count:
                 where = " in the middle of a frame" if assembler.midway else ""
@@ -256,7 +259,7 @@ class Link:
             self.bytes_received += count
             for frame in assembler.filled(count):
                 self._deliver(frame)
-            heard = time.monotonic()
+            heard, patience = time.monotonic(), self._silence
 
     def _deliver(self, frame: Frame) -> None:
         if frame.type in (FrameType.PING, FrameType.PONG):

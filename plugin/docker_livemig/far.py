@@ -29,7 +29,7 @@ from livemig.link import Link
 from livemig.spawn import Process, Tail, spawn
 from livemig.wire import from_wire, to_wire
 
-HELLO_TIMEOUT = 30.0
+HELLO_TIMEOUT = 60.0
 _END_GRACE = 2.0
 _LOCAL_PEER = ("-P", "-m", "docker_livemig.main", "peer", "--stdio")
 
@@ -116,7 +116,8 @@ def start(
         os.close(there[0])
         os.close(back[1])
         tail.release()
-    link = Link(back[0], there[1], name=name)
+    # Logging in and starting a program take their time on a busy machine.
+    link = Link(back[0], there[1], name=name, greeting=timeout)
     try:
         hello = _greet(link, role, timeout)
     except LivemigError as error:

@@ -46,11 +46,13 @@ def links(ends: Ends) -> Iterator[tuple[Link, Link]]:
 class Bare:
     """The other side as bare descriptors, for what a link would not do."""
 
-    def __init__(self, silence: float = 15.0) -> None:
+    def __init__(self, silence: float = 15.0, greeting: float | None = None) -> None:
         ours, (self.rfd, self.wfd) = pipe_ends()
         self.reasons: list[LivemigError] = []
         self.died = threading.Event()
-        self.link = Link(*ours, name="target", silence=silence, closed=self._closed)
+        self.link = Link(
+            *ours, name="target", silence=silence, greeting=greeting, closed=self._closed
+        )
 
     def _closed(self, error: LivemigError) -> None:
         self.reasons.append(error)
@@ -161,6 +163,17 @@ def test_silence_is_a_lost_link() -> None:
     with pytest.raises(LinkLost, match=r"target was silent for 0\.3 s"):
         other.link.receive(5)
     assert 0.2 < time.monotonic() - started < 2
+    other.link.close()
+    other.hang_up()
+
+
+def test_the_first_word_may_take_longer_than_the_later_ones() -> None:
+    other = Bare(silence=0.2, greeting=5)
+    assert not other.died.wait(0.5)
+    other.say(FrameType.PREPARED)
+    assert other.link.receive(2).type is FrameType.PREPARED
+    assert other.died.wait(2)
+    assert "silent for 0.2 s" in str(other.reasons[0])
     other.link.close()
     other.hang_up()
 

@@ -99,7 +99,7 @@ class Guest:
             *("-serial", f"file:{self.dir}/console.log"),
             *("-qmp", f"unix:{self.dir}/qmp,server=on,wait=off"),
             *("-kernel", str(parts.kernel), "-initrd", str(parts.initrd)),
-            *("-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet"),
+            *("-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 tsc=reliable quiet"),
             *("-drive", f"file={self.dir}/disk.qcow2,if=virtio,format=qcow2,cache=unsafe"),
             *("-netdev", f"user,id=net0,hostfwd=tcp:127.0.0.1:{port}-:22"),
             *("-device", "virtio-net-pci,netdev=net0,romfile="),
@@ -174,7 +174,10 @@ class Guest:
         """
         script = argv if isinstance(argv, str) else shlex.join(argv)
         # timeout(1), so that it ends in the guest too when ours is over.
-        words = shlex.join(["timeout", "-k", "5", f"{timeout:.0f}", "sh", "-c", script])
+        # SHLVL, so that no shell in it takes itself for a login by ssh and reads ~/.bashrc.
+        words = shlex.join(
+            ["env", "SHLVL=1", "timeout", "-k", "5", f"{timeout:.0f}", "sh", "-c", script]
+        )
         try:
             done = subprocess.run(
                 [*self._ssh(), words],
