@@ -73,6 +73,7 @@ class Left(Enum):
     KERNEL = "kernel"  # its restart block alone
     MEMORY = "memory"  # it has been written into the program's memory
     NOBODY = "nobody"  # the call starts over
+    DETOUR = "detour"  # we: it is made by a way round (livemig.detour)
 
 
 class Unit(Enum):
@@ -201,6 +202,11 @@ def timed(registers: Registers, memory: Memory, *, sticky: bool = False) -> Time
         return None
     left = Left.NOBODY if sticky and form.left is Left.MEMORY else form.left
     return Timed(left, length, address, form.unit, clock)
+
+
+def time_register(registers: Registers) -> str:
+    """Return the register that holds a call's time-out, or points to it."""
+    return _FORMS[registers.orig_rax].register
 
 
 def _clock(registers: Registers) -> int | None:

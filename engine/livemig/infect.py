@@ -120,6 +120,11 @@ class Loan:
         ptrace.set_registers(tracee.tid, self._borrowed)
         ptrace.set_sigmask(tracee.tid, ALL_SIGNALS)
 
+    @property
+    def gadgets(self) -> Gadgets:
+        """The program's instructions that are borrowed."""
+        return self._gadgets
+
     def _place_frames(self) -> None:
         """Put the frame that leads back below the stack, and keep room for one more below it."""
         for rooms in (2, 1):

@@ -11,17 +11,26 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from livemig import calls
+from livemig import calls, detour
 from livemig.calls import Left, Timed
+from livemig.errors import InternalError
 from livemig.system.memory import Memory
-from livemig.system.numbers import NR_RESTART_SYSCALL
+from livemig.system.numbers import (
+    NR_CLOCK_NANOSLEEP,
+    NR_NANOSLEEP,
+    NR_RESTART_SYSCALL,
+    NR_RT_SIGTIMEDWAIT,
+)
 from livemig.system.ptrace import Registers
+from livemig.system.schedclock import last_ran
 from livemig.system.timerlist import Timer, read_timers
 
 _CODE = 64  # bytes before a call in which its number may be found
+_ASLEEP = (NR_NANOSLEEP, NR_CLOCK_NANOSLEEP, NR_RT_SIGTIMEDWAIT)  # calls that nothing wakes early
+_NEAR = 4_000_000  # ns by which the time when a thread last ran may be wrong
 _LATE = 1_000_000  # ns between a thread's stop and our look at the clock, at most
 
 
@@ -33,6 +42,17 @@ class Look:
     where: str
     timers: frozenset[Timer]
     taken: dict[int, int]  # when, by clock
+    ran: int | None  # when it had run last, on CLOCK_MONOTONIC
+
+    def entered(self, timed: Timed) -> int:
+        """Return when the thread came to its call, at the latest, as far as it is known."""
+        taken = self.taken[timed.clock]
+        return taken if self.ran is None else taken - (self.taken[time.CLOCK_MONOTONIC] - self.ran)
+
+    @property
+    def may_be_woken(self) -> bool:
+        """Tell whether the thread may have run since it came to the call."""
+        return self.ran is None or self.number not in _ASLEEP
 
 
 class Interruption:
@@ -68,14 +88,17 @@ class Interruption:
             self._forget()
             return registers
         place = (registers.rip, registers.rsp)
-        same = early or registers.orig_rax == NR_RESTART_SYSCALL
+        same = early or registers.orig_rax == NR_RESTART_SYSCALL or self._in_detour()
         with _memory(self.tid) as memory:
             if not same or self._place != place:
                 self._forget()
                 self._place = place
                 self.number = self._number(registers, look, memory)
             going_on = self.true(going_on)
-            self.timed = calls.timed(going_on, memory, sticky=going_on.rax != registers.rax)
+            timed = calls.timed(going_on, memory, sticky=going_on.rax != registers.rax)
+            if timed and timed.left is Left.NOBODY and detour.is_within(going_on, memory):
+                timed = replace(timed, left=Left.DETOUR)
+            self.timed = timed
         if self.timed is not None:
             self._find_end(self.timed, look)
         return going_on
@@ -100,12 +123,45 @@ class Interruption:
 
     def refresh(self) -> None:
         """Write what is left by now where the kernel had written what was left at the stop."""
-        if self.timed is None or self.timed.left is not Left.MEMORY or self.deadline is None:
+        if self.timed is None or self.timed.left is not Left.MEMORY:
             return
-        left = self.deadline - time.clock_gettime_ns(self.timed.clock)
+        timed, left = self._left()
         # Its memory, or all of it, may have gone: then nobody will read it.
         with suppress(OSError), _memory(self.tid) as memory:
-            memory.write(self.timed.address, calls.packed(left, self.timed.unit))
+            memory.write(timed.address, calls.packed(left, timed.unit))
+
+    def starts_over(self) -> bool:
+        """Tell whether the call would wait for its whole time again."""
+        return self.timed is not None and self.timed.left is Left.NOBODY
+
+    def enter_detour(self, registers: Registers, way: detour.Way) -> Registers:
+        """Return the registers for a way round for a call that starts over; see ``detour.enter``.
+
+        The call's time-out is then ours to bring up to date.
+        """
+        timed, left = self._left()
+        with _memory(self.tid) as memory:
+            around = detour.enter(registers, timed, left, way, memory.write)
+        self.timed = replace(timed, left=Left.DETOUR)
+        self._place = (around.rip, around.rsp)
+        return around
+
+    def renewed(self, registers: Registers) -> Registers:
+        """Return the registers of a stopped thread that waits for what is left by now."""
+        if not self._in_detour():
+            return registers
+        timed, left = self._left()
+        with _memory(self.tid) as memory:
+            return detour.renewed(registers, timed, left, memory.write)
+
+    def _in_detour(self) -> bool:
+        return self.timed is not None and self.timed.left is Left.DETOUR
+
+    def _left(self) -> tuple[Timed, int]:
+        """Return the time-out, and the nanoseconds of it that are left by now."""
+        if self.timed is None or self.deadline is None:
+            raise InternalError(f"thread {self.tid} does not wait for a given time")
+        return self.timed, self.deadline - time.clock_gettime_ns(self.timed.clock)
 
     def _forget(self) -> None:
         self.number = self.timed = self.deadline = self._place = None
@@ -127,30 +183,42 @@ class Interruption:
             self.deadline = latest
         elif look is None or look.number not in (self.number, NR_RESTART_SYSCALL):
             self.deadline = self.deadline or latest  # it has come to the call since the look
-        else:
-            self._candidates = self._narrow(timed, look, now)
-            # Too late is less harm than too early, where several may be the one.
-            ends = [timer.soft for timer in self._candidates]
-            self.deadline = max(ends, default=self.deadline or latest)
+        elif timed.left is not Left.DETOUR or self.deadline is None:
+            self._candidates = self._known(timed, look) or _vanished(timed, look, now)
+            if self._candidates:
+                self.deadline = self._candidates[0].soft
+            elif self.deadline is None or self.deadline < now:
+                self.deadline = min(look.entered(timed) + timed.length, latest)
 
-    def _narrow(self, timed: Timed, look: Look, now: int) -> list[Timer]:
-        """Return the timers of which one is the thread's: those that the stop took away.
+    def _known(self, timed: Timed, look: Look) -> list[Timer]:
+        """Return those of the earlier candidates that were armed again: one of them is its own.
 
         A sleep that goes on is armed with the later one of the two ends that it had.
         """
         shown = {timer.soft for timer in look.timers if timer.clock == timed.clock}
-        known = [each for each in self._candidates if {each.soft, each.hard} & shown]
-        if len(known) == 1:
-            return known
-        gone = [each for each in look.timers - read_timers() if each.clock == timed.clock]
-        if known:
-            ends = {each.soft for each in gone}
-            return [each for each in known if {each.soft, each.hard} & ends] or known
-        return [
-            each
-            for each in gone
-            if each.hard > now - _LATE and each.soft - timed.length <= look.taken[timed.clock]
-        ]
+        return [each for each in self._candidates if {each.soft, each.hard} & shown]
+
+
+def _vanished(timed: Timed, look: Look, now: int) -> list[Timer]:
+    """Return timers that a stop has taken away, first the one that is the thread's most likely.
+
+    Others wake up in the same moment. Its own was armed when it came to the call, which is when it
+    ran last, unless something else has woken it meanwhile and it went on waiting. Where nothing
+    tells, too late an end is less harm than one too early.
+    """
+    taken, entered = look.taken[timed.clock], look.entered(timed)
+    found = [
+        each
+        for each in look.timers - read_timers()
+        if each.clock == timed.clock
+        and each.hard > now - _LATE
+        and each.soft - timed.length <= taken
+    ]
+    slop = _LATE + _NEAR + (taken - entered) // 10  # its clock leaves out interrupts
+    off = {each: abs(each.soft - timed.length - entered) for each in found}
+    if near := [each for each in found if off[each] <= slop]:
+        return sorted(near, key=lambda each: off[each])
+    return sorted(found, key=lambda each: -each.soft) if look.may_be_woken else []
 
 
 @contextmanager
@@ -171,9 +239,11 @@ def _look(tid: int) -> Look | None:
         where = _where(tid) if number == NR_RESTART_SYSCALL else ""
     except (FileNotFoundError, ProcessLookupError):
         return None
+    ran = last_ran(tid)
     timers = read_timers()
     clocks = (time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME)
-    return Look(number, where, timers, {clock: time.clock_gettime_ns(clock) for clock in clocks})
+    taken = {clock: time.clock_gettime_ns(clock) for clock in clocks}
+    return Look(number, where, timers, taken, ran)
 
 
 def _where(tid: int) -> str:

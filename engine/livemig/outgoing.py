@@ -21,6 +21,7 @@ from livemig.system import procfs
 from livemig.system.memory import Memory
 from livemig.tracing import Tracee, telling_death
 from livemig.tracker import Everything, Tracker, WriteProtectScan
+from livemig.waiting import end_on_time
 
 
 @dataclass
@@ -53,6 +54,7 @@ class Outgoing:
             try:
                 with borrow(self._tracee, self._memory, self._gadgets) as loan:
                     self.tracker = WriteProtectScan.plant(loan, self._pagemap)
+                end_on_time(self._tracee, self._memory, self._gadgets)
             finally:
                 self._detach()
         number = procfs.namespaced_id(self.pid)
@@ -144,13 +146,28 @@ class Outgoing:
         self.tracker = Everything(self._pagemap)
         try:
             if self._frozen:
-                self._tracee.call.refresh()
-                self.freezer.thaw()
+                self._thaw_on_time()
             self._detach()
         except (ProcessGone, FileNotFoundError):
             return
         finally:
             self._frozen = False
+
+    def _thaw_on_time(self) -> None:
+        """Thaw the process so that a call that it waits in ends when it would have ended."""
+        call = self._tracee.call
+        call.refresh()
+        if call.starts_over() and not self._traced:
+            deadline = call.deadline
+            self._tracee.attach()
+            self._traced = True
+            self._tracee.request_stop()
+            self.freezer.thaw()
+            self._tracee.await_stop()
+            call.deadline = deadline
+        self.freezer.thaw()
+        if self._traced:
+            end_on_time(self._tracee, self._memory, self._gadgets)
 
     def close(self) -> None:
         """Close what this side holds."""

@@ -21,6 +21,7 @@ _SIGCONTEXT_ORDER = (
 ).split()
 _SIGCONTEXT = 40
 _SIGINFO = 128
+RAX = 8 + _SIGCONTEXT + 8 * _SIGCONTEXT_ORDER.index("rax")  # where a frame holds it
 FRAME_SIZE = 8 + _SIGCONTEXT + 256 + 8 + _SIGINFO
 
 

@@ -170,8 +170,16 @@ class Tracee:
         It is reaped then: its parent learns of its end only after its tracer.
         """
         try:
-            self.call.refresh()
+            self._renew()
             ptrace.detach(self.tid)
         except ProcessLookupError:
             with suppress(ChildProcessError):
                 os.waitpid(self.tid, os.WNOHANG | _WALL)
+
+    def _renew(self) -> None:
+        """Let a call that waits do so for the time that is left by now."""
+        self.call.refresh()
+        registers = ptrace.get_registers(self.tid)
+        with suppress(FileNotFoundError):  # it has ended meanwhile, which detaching will tell
+            if (renewed := self.call.renewed(registers)) is not registers:
+                ptrace.set_registers(self.tid, renewed)

@@ -35,7 +35,7 @@
 static volatile int signals;
 static struct timespec length, rest, at;
 static struct timeval short_length;
-static const struct timespec constant[] = { { 0, 1000000 }, { 0, 900000000 } };
+static const struct timespec constant = { 0, 700000000 };
 static struct pollfd input = { 0, POLLIN, 0 };
 static uint32_t word;
 static uint64_t set;
@@ -92,7 +92,7 @@ static const struct wait waits[] = {
 	{ "ppoll", SYS_ppoll, { P(input), 1, P(length), P(set), 8 }, 0 },
 	{ "select", SYS_select, { 1, P(readable), 0, 0, P(short_length) }, 0 },
 	{ "pselect", SYS_pselect6, { 1, P(readable), 0, 0, P(length) }, 0 },
-	{ "pselect-constant", SYS_pselect6, { 1, P(readable), 0, 0, P(constant[1]) }, 0 },
+	{ "pselect-constant", SYS_pselect6, { 1, P(readable), 0, 0, P(constant) }, 0 },
 	{ "futex", SYS_futex, { P(word), FUTEX_WAIT_PRIVATE, 0, P(length) }, 0 },
 	{ "futex-until",
 	  SYS_futex,
@@ -100,7 +100,7 @@ static const struct wait waits[] = {
 	  ABSOLUTE },
 	{ "futex-forever", SYS_futex, { P(word), FUTEX_WAIT_PRIVATE, 0 }, 0 },
 	{ "sigtimedwait", SYS_rt_sigtimedwait, { P(set), P(info), P(length), 8 }, 0 },
-	{ "sigtimedwait-constant", SYS_rt_sigtimedwait, { P(set), P(info), P(constant[1]), 8 }, 0 },
+	{ "sigtimedwait-constant", SYS_rt_sigtimedwait, { P(set), P(info), P(constant), 8 }, 0 },
 	{ "sigwaitinfo", SYS_rt_sigtimedwait, { P(set), P(info), 0, 8 }, 0 },
 	{ "sigsuspend", SYS_rt_sigsuspend, { P(set), 8 }, 0 },
 	{ "pause", SYS_pause, { 0 }, 0 },
