@@ -184,7 +184,12 @@ class Interruption:
         elif look is None or look.number not in (self.number, NR_RESTART_SYSCALL):
             self.deadline = self.deadline or latest  # it has come to the call since the look
         elif timed.left is not Left.DETOUR or self.deadline is None:
-            self._candidates = self._known(timed, look) or _vanished(timed, look, now)
+            exact = look.number == NR_RESTART_SYSCALL and self.number in _ASLEEP
+            self._candidates = self._known(timed, look) or [
+                each
+                for each in _vanished(timed, look, now)
+                if not exact or each.soft == each.hard  # a sleep that goes on has no slack
+            ]
             if self._candidates:
                 self.deadline = self._candidates[0].soft
             elif self.deadline is None or self.deadline < now:

@@ -24,10 +24,10 @@ from tests.root.test_borrow import await_state
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
-LENGTH = 700  # milliseconds
-SLACK = 0.12  # seconds that a busy machine may take to wake somebody; far less than LENGTH
+LENGTH = 900  # milliseconds
+SLACK = 0.25  # seconds that a busy machine may take to wake somebody; far less than LENGTH
 LONG = 5000  # milliseconds; for what something else ends
-STEP = 0.1
+STEP = 0.2
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def test_a_stop_is_not_noticed(caller: Caller, scope: ExitStack, name: str) -> N
     scope.callback(borrower.close)
     caller.begin(name)
     for _ in range(3):
-        caller.stay(0.02)
+        caller.stay(0.12)
         with borrower.stopped():
             borrower.work()
             end_on_time(borrower.tracee, borrower.memory, borrower.gadgets)

@@ -74,6 +74,17 @@ def test_without_any_the_wait_begins_when_the_thread_ran_last(
     assert deadline(monkeypatch, [], ran=None) == pytest.approx(60)
 
 
+def test_a_sleep_that_goes_on_has_a_timer_without_slack(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic_ns()
+    monkeypatch.setattr(interrupted, "read_timers", frozenset)
+    own = Timer(CLOCK, now + 20 * SECOND, now + 20 * SECOND)
+    before = frozenset((own, timer(now + 40 * SECOND)))
+    call = Interruption(1)
+    call.number = nr.NR_NANOSLEEP
+    call._find_end(TIMED, Look(nr.NR_RESTART_SYSCALL, "", before, {CLOCK: now}, now - SECOND))
+    assert call.deadline == own.soft
+
+
 def test_a_call_that_was_entered_after_the_look_has_its_whole_time() -> None:
     call = Interruption(1)
     call.number = nr.NR_POLL
