@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from livemig.errors import LivemigError, ProcessGone, ProtocolError, TargetError
+from livemig.stub.runner import StubCrashed
 from livemig.stub.table import TableFull
 
 _UNFIT = (ValueError, OverflowError, IndexError, KeyError, TypeError, struct.error, MemoryError)
@@ -27,6 +28,8 @@ def refusing(step: str) -> Iterator[None]:
         yield
     except TableFull as error:
         raise ProtocolError(f"{step}: more than this version takes: {error.message}") from error
+    except StubCrashed as error:  # its state broke it: rseq in memory that it may not write to
+        raise TargetError(f"{step}: {error.message}") from error
     except LivemigError:
         raise
     except (ProcessLookupError, BrokenPipeError) as error:

@@ -10,6 +10,7 @@ import os
 import resource
 import struct
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from livemig.errors import NotCarried, StateMismatch
@@ -85,18 +86,17 @@ def rebuild(held: Held, process: Process, image: Image, root: int, filters: int 
 
 
 def _set_places(held: Held, process: Process, image: Image, root: int) -> None:
-    directory = handles.open_in_root(root, process.directory, os.O_PATH | os.O_DIRECTORY)
-    exe = handles.open_file_in_root(root, process.space.exe, os.O_RDONLY)
-    clocks = os.open(f"/proc/{held.pid}/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
-    _set_offsets(held.pid, image.clocks)
-    table = held.stub.table()
-    try:
-        numbers = held.pass_descriptors(table, [directory, exe, clocks])
-        _add_places(table, process, numbers)
+    with ExitStack() as close:
+        directory = handles.open_in_root(root, process.directory, os.O_PATH | os.O_DIRECTORY)
+        close.callback(os.close, directory)
+        exe = handles.open_file_in_root(root, process.space.exe, os.O_RDONLY)
+        close.callback(os.close, exe)
+        clocks = os.open(f"/proc/{held.pid}/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
+        close.callback(os.close, clocks)
+        _set_offsets(held.pid, image.clocks)
+        table = held.stub.table()
+        _add_places(table, process, held.pass_descriptors(table, [directory, exe, clocks]))
         held.stub.run(table)
-    finally:
-        for descriptor in (directory, exe, clocks):
-            os.close(descriptor)
 
 
 def _add_places(table: Table, process: Process, numbers: list[int]) -> None:

@@ -24,6 +24,10 @@ _SI_USER, _SI_TKILL = 0, -6
 END_SIGNALS = (signal.SIGURG, signal.SIGWINCH, signal.SIGCHLD)
 
 
+class StubCrashed(InternalError):
+    """The thread that ran the stub got a fault: its process is broken."""
+
+
 class Stub:
     """The stub at ``base`` of a process, run by one of its stopped threads.
 
@@ -91,7 +95,7 @@ class Stub:
                     pass  # a group stop, or an interrupt that came late
                 elif stop.signal == signal.SIGSEGV:
                     registers = ptrace.get_registers(tid)
-                    raise InternalError(f"the stub crashed in thread {tid} at {registers.rip:#x}")
+                    raise StubCrashed(f"the stub crashed in thread {tid} at {registers.rip:#x}")
                 else:
                     later.callback(self.tracee.held_signals.append, stop.signal)
                 ptrace.cont(tid)
