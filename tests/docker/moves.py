@@ -7,6 +7,8 @@ import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -15,6 +17,7 @@ from docker_livemig.exits import EXIT_CODES
 from livemig.errors import LivemigError
 from tests.attachment import Attachment
 from tests.hosts import Host
+from tests.hosts.config import REPO
 
 Pair = tuple[Host, Host]
 LIMIT = 90.0
@@ -102,6 +105,28 @@ def processes(host: Host, *words: str) -> list[psutil.Process]:
         if all(word in arguments for word in words):
             found.append(process)
     return found
+
+
+PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-livemig"
+
+
+@contextmanager
+def wrapped(host: Host, wrapper: ModuleType) -> Iterator[None]:
+    """Have ``wrapper`` run in place of a host's `docker-livemig`, whose path it gets first."""
+    plugin = host.path(PLUGIN)
+    original = plugin.read_text()
+    real = plugin.with_name("real-livemig")
+    real.write_text(original)
+    real.chmod(0o755)
+    plugin.write_text(
+        f"#!/bin/sh\nexec env PYTHONPATH={REPO} {host.config.python} -m {wrapper.__name__} "
+        f'{Path(PLUGIN).with_name("real-livemig")} "$@"\n'
+    )
+    try:
+        yield
+    finally:
+        plugin.write_text(original)
+        real.unlink()
 
 
 SLOW = """\

@@ -21,16 +21,14 @@ from livemig.errors import InternalError
 from livemig.frames import FrameType
 from tests.conftest import NothingLeft
 from tests.docker import meddler
-from tests.docker.moves import LIMIT, Pair, answers, move, set_up
+from tests.docker.moves import LIMIT, Pair, answers, move, set_up, wrapped
 from tests.fuzzing import SEED, scaled
 from tests.hosts import Host
-from tests.hosts.config import REPO
 from tests.sessions import Raw, split
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
 NAME = "meddled"
-PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-livemig"
 KEPT = 2048  # bytes of each payload that a recorded session keeps
 CASES, MANY = scaled(3), scaled(60)
 
@@ -40,19 +38,8 @@ def pair(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterato
     set_up(hosts)
     nothing_left.ignore("images")
     hosts[0].run(["docker", "run", "-d", "-i", "--name", NAME, recorder_image])
-    plugin = hosts[1].path(PLUGIN)
-    original = plugin.read_text()
-    real = plugin.with_name("real-livemig")
-    real.write_text(original)
-    real.chmod(0o755)
-    python = hosts[1].config.python
-    plugin.write_text(
-        f"#!/bin/sh\nexec env PYTHONPATH={REPO} {python} -m tests.docker.meddler "
-        f'{Path(PLUGIN).with_name("real-livemig")} "$@"\n'
-    )
-    yield hosts
-    plugin.write_text(original)
-    real.unlink()
+    with wrapped(hosts[1], meddler):
+        yield hosts
     for path in (meddler.PLAN, *(meddler.RECORD.with_suffix(each) for each in (".to", ".from"))):
         hosts[1].path(str(path)).unlink(missing_ok=True)
     for host in hosts:

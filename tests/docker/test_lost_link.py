@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,15 +11,13 @@ from livemig.errors import LinkLost
 from livemig.frames import FrameType
 from tests.conftest import NothingLeft
 from tests.docker import cutter
-from tests.docker.moves import Pair, set_up, try_move
+from tests.docker.moves import Pair, set_up, try_move, wrapped
 from tests.hosts import Host
-from tests.hosts.config import REPO
 from tests.typist import Typist
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 
 NAME = "cut-off"
-PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-livemig"
 
 
 @pytest.fixture
@@ -28,19 +25,8 @@ def pair(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterato
     set_up(hosts)
     nothing_left.ignore("images")
     hosts[0].run(["docker", "run", "-d", "-i", "--name", NAME, recorder_image])
-    plugin = hosts[1].path(PLUGIN)
-    original = plugin.read_text()
-    real = plugin.with_name("real-livemig")
-    real.write_text(original)
-    real.chmod(0o755)
-    python = hosts[1].config.python
-    plugin.write_text(
-        f"#!/bin/sh\nexec env PYTHONPATH={REPO} {python} -m tests.docker.cutter "
-        f'{Path(PLUGIN).with_name("real-livemig")} "$@"\n'
-    )
-    yield hosts
-    plugin.write_text(original)
-    real.unlink()
+    with wrapped(hosts[1], cutter):
+        yield hosts
     hosts[1].path(str(cutter.PLAN)).unlink(missing_ok=True)
     for host in hosts:
         host.run(["docker", "rm", "-f", NAME], check=False)
