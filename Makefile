@@ -67,6 +67,10 @@ test: build ## Run every test that this machine can run, but the long ones
 vm-deps: build ## Install what guests need: QEMU, debootstrap
 	@PYTHON=$(PYTHON) tests/hosts/deps.sh --vm
 
+.PHONY: vm-prepare
+vm-prepare: vm-deps ## Have the guest in the cache that the tests of vm run in
+	@$(PY) -m tests.vm prepare
+
 .PHONY: vm-debian
 vm-debian: vm-deps ## Debian 12 as it is installed, in a guest: make demo and make test there
 	@$(PY) -m tests.vm up --bare

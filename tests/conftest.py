@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests import pace
+from tests import pace, vm
 from tests.hosts import RECORDER, Host, Snapshot, leaks, load_images, snapshot, two_hosts
 
 SETTLE = pace.limit(10)
@@ -42,6 +42,8 @@ def _lacks_vm() -> str | None:
     missing = [tool for tool in VM_TOOLS if shutil.which(tool, path=PATH) is None]
     if missing:
         return f"needs {', '.join(missing)} (make vm-deps)"
+    if not vm.is_prepared():
+        return "needs the guest, which takes a while to make (make vm-prepare)"
     return _lacks_root()
 
 

@@ -6,7 +6,18 @@ with running(Guest(state_root() / "debian")) as guest:
     make(guest, "test", limit=3600)
 """
 
-from .debian import CLONE, clone, demonstrate, make, running, start_bare, start_ready, state_root
+from .debian import (
+    CLONE,
+    clone,
+    demonstrate,
+    is_prepared,
+    make,
+    prepare,
+    running,
+    start_bare,
+    start_ready,
+    state_root,
+)
 from .guest import Guest, Parts, Size
 from .qmp import VmError
 
@@ -18,7 +29,9 @@ __all__ = [
     "VmError",
     "clone",
     "demonstrate",
+    "is_prepared",
     "make",
+    "prepare",
     "running",
     "start_bare",
     "start_ready",

@@ -1,4 +1,4 @@
-"""python -m tests.vm up [--bare]|clone|demo|test|exec COMMAND…|down: the guest with Debian 12."""
+"""python -m tests.vm COMMAND…: the guest with Debian 12."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from . import Guest, VmError, clone, make, start_bare, start_ready
+from . import Guest, VmError, clone, make, prepare, start_bare, start_ready
 from .debian import DEMO_LIMIT, state_root
 
 TEST_LIMIT = 6 * 3600.0
@@ -19,6 +19,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start the guest afresh, with a clone of HEAD")
     up.add_argument("--bare", action="store_true", help="as it is before its first make demo")
+    commands.add_parser("prepare", help="have the cache hold it as it is after its first make demo")
     commands.add_parser("clone", help="put a fresh clone of HEAD into the one that runs")
     commands.add_parser("demo", help="make demo in it")
     commands.add_parser("test", help="make test in it")
@@ -36,6 +37,8 @@ def main() -> int:
 def _carry_out(guest: Guest, args: argparse.Namespace) -> int:
     if args.command == "down":
         guest.remove()
+    elif args.command == "prepare":
+        print(prepare())
     elif args.command == "up":
         begin = time.monotonic()
         (start_bare if args.bare else start_ready)(guest)

@@ -87,24 +87,34 @@ def start_bare(guest: Guest) -> None:
 
 def start_ready(guest: Guest) -> None:
     """Start the guest as it is after its first `make demo`; that is run where it has not been."""
-    base = disks.debian()
-
-    def prepare(directory: Path) -> None:
-        with running(Guest(directory / "guest")) as first:
-            start_bare(first)
-            clone(first)
-            demonstrate(first)
-            first.run("sync; echo 3 >/proc/sys/vm/drop_caches")
-            first.save(directory)
-
-    guest.start(Parts.of(base, disks.saved(base, _digest(), prepare)))
+    guest.start(Parts.of(disks.debian(), prepare()))
     network.take_over(guest)
 
 
-def _digest() -> str:
-    """Name what the first `make demo` installs; images that changed are made anew by any."""
+def is_prepared() -> bool:
+    """Tell whether the cache has a guest whose first `make demo` has been run."""
+    return _prepared().exists()
+
+
+def prepare() -> Path:
+    """Have that guest in the cache: made from a bare one by its `make demo`, and saved."""
+    return disks.kept(_prepared(), _prepare)
+
+
+def _prepare(directory: Path) -> None:
+    with running(Guest(directory / "guest")) as guest:
+        start_bare(guest)
+        clone(guest)
+        demonstrate(guest)
+        guest.run("sync; echo 3 >/proc/sys/vm/drop_caches")
+        guest.save(directory)
+
+
+def _prepared() -> Path:
+    """Return its place, named by what `make demo` installs; any makes images anew that changed."""
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
-    return disks.digest_of(json.dumps(project, sort_keys=True), REPO / "tests/hosts/deps.sh")
+    words = json.dumps(project, sort_keys=True), REPO / "tests/hosts/deps.sh"
+    return disks.saved_place(disks.digest_of(*words))
 
 
 @contextmanager

@@ -25,37 +25,44 @@ KEPT = 2
 """Entries of a kind that stay: one for the branch before this one."""
 
 
+def debian_place() -> Path:
+    """Return where the disk with a bare Debian 12 is kept, made or not."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "livemig")
+    return cache / f"guest-debian-{digest_of(*sorted(IMAGE.iterdir()))}"
+
+
 def debian() -> Path:
     """Return the directory of the disk with a bare Debian 12; made where the cache lacks it."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "livemig")
-    return kept(cache, "guest-debian", digest_of(*sorted(IMAGE.iterdir())), _make_debian)
+    return kept(debian_place(), _make_debian)
 
 
-def saved(base: Path, digest: str, make: Callable[[Path], None]) -> Path:
-    """Return the directory of a guest that was saved; it lies in that of its disk, to go with it.
+def saved_place(digest: str) -> Path:
+    """Return where a guest is kept that was saved; in the directory of its disk, to go with it.
 
     (A disk that was made anew would not be the one that it stands on, byte by byte.)
     """
-    return kept(base, "saved", digest_of(digest, command("qemu-system-x86_64", "--version")), make)
+    version = command("qemu-system-x86_64", "--version")
+    return debian_place() / f"saved-{digest_of(digest, version)}"
 
 
-def kept(home: Path, kind: str, digest: str, make: Callable[[Path], None]) -> Path:
-    """Return a directory of a kind with this digest; `make` fills it if it is missing.
+def kept(place: Path, make: Callable[[Path], None]) -> Path:
+    """Return a directory of the cache; `make` fills it if it is missing.
 
-    It appears whole or not at all; others who want the same wait meanwhile.
+    It appears whole or not at all; others who want the same wait meanwhile. Its name is what it is,
+    a dash and a digest of what it is made of.
     """
+    home, kind = place.parent, place.name.rpartition("-")[0]
     home.mkdir(parents=True, exist_ok=True)
-    found = home / f"{kind}-{digest}"
     with _alone(home / f"{kind}.lock"):
-        if not found.exists():
+        if not place.exists():
             with tempfile.TemporaryDirectory(prefix=f"{kind}.draft.", dir=home) as draft:
                 make(Path(draft))
                 Path(draft).chmod(0o755)
-                Path(draft).rename(found)
+                Path(draft).rename(place)
                 Path(draft).mkdir()  # what the scope removes
-        os.utime(found)
+        os.utime(place)
         _forget_old(home, kind)
-    return found
+    return place
 
 
 def _forget_old(home: Path, kind: str) -> None:
