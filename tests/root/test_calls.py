@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from livemig.errors import NotCarried
 from livemig.system import procfs
 from livemig.system.procfs import PROT_EXEC, Area
 from livemig.waiting import end_on_time
@@ -133,6 +134,27 @@ def test_a_call_goes_on_with_the_time_that_is_left(caller: Caller, move: Mover, 
     assert found.result == TIMED[name]
     assert LENGTH / 1000 <= found.took < LENGTH / 1000 + SLACK
     assert ways_round(caller) == []
+
+
+@pytest.mark.parametrize("error", [NotCarried("no room"), OSError(errno.ENOMEM, "mmap")])
+def test_a_call_without_a_way_round_goes_on_all_the_same(
+    caller: Caller, move: Mover, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It waits for its whole time again."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    caller.begin("sigtimedwait", 300)
+    moving = move(caller.app, live=False)
+    moving.round()
+    moving.outgoing.freeze()
+    moving.outgoing.extract()
+    monkeypatch.setattr("livemig.waiting.borrow", fail)
+    moving.give_up()
+    found = caller.ended()
+    assert found.result == -errno.EAGAIN
+    assert found.took >= 0.3
 
 
 # Calls that wait for something else
