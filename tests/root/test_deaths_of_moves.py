@@ -30,7 +30,7 @@ SHORT = int(os.environ.get("LIVEMIG_MOVES", "40"))
 LONG = int(os.environ.get("LIVEMIG_MOVES", "1000"))
 VICTIMS = [(SOURCE,), (TARGET,), (SOURCE, TARGET)]
 MODES = (True, False)
-RENEWED = 10
+RENEWED, OLD = 10, 40.0  # moves, and seconds: its timers show how old a program is, up to 100 s
 DOING = [(read, after_read), (spin, after_spin), (over, after_over)]
 
 
@@ -39,7 +39,7 @@ class Deaths:
 
     def __init__(self, begin: Callable[[], App], start: Start, move: Mover) -> None:
         self._program, self._start, self._move = begin, start, move
-        self.app = begin()
+        self.app, self.began = begin(), time.monotonic()
         self.seen: Counter[tuple[str, str]] = Counter()
         self.switched = 0
         self._lengths: dict[bool, float] = {}
@@ -60,7 +60,7 @@ class Deaths:
         """Go on with a new program: its stack grows whenever it checks itself."""
         assert self.app.end() == 0
         self.app.close()
-        self.app = self._program()
+        self.app, self.began = self._program(), time.monotonic()
 
     def once(self, chance: random.Random, *, live: bool, victims: tuple[str, ...]) -> None:
         """Let halves of a move die while the program is at work, and move it once more."""
@@ -114,7 +114,7 @@ def deaths(programs: Path, tmp_path: Path, start: Start, move: Mover) -> Deaths:
 def run(deaths: Deaths, count: int) -> None:
     chance = random.Random(SEED)
     for number in range(count):
-        if number % RENEWED == RENEWED - 1:
+        if number % RENEWED == RENEWED - 1 or time.monotonic() - deaths.began > OLD:
             deaths.renew()
         live, victims = MODES[number % 2], VICTIMS[number // 2 % 3]
         try:
