@@ -9,11 +9,13 @@ from livemig.errors import MachineMismatch, ProtocolError, StateMismatch
 from livemig.extract.mappings import digest_file
 from livemig.freezer import Freezer
 from livemig.inject import Held, StubLayout, rebuild
+from livemig.inject.advice import seal as seal_memory
 from livemig.inject.calls import going_on
 from livemig.inject.check import check
 from livemig.inject.held import USER_END
 from livemig.inject.memory import PageWriter
 from livemig.inject.process import set_registers
+from livemig.inject.residence import forbid_huge, prepare
 from livemig.inject.scheduling import set_scheduling
 from livemig.layout import LayoutBackend, difference
 from livemig.model import Image, Kind, MappedFile, Mapping, Process
@@ -64,6 +66,7 @@ class Incoming:
             self._check_file(file)
         if not self._taken:
             self._held.take(wanted)
+            forbid_huge(self._held)
             self._taken = True
         self._held.avoid(wanted)
         change = difference(self._mappings, wanted)
@@ -75,6 +78,7 @@ class Incoming:
             raise
         self._mappings = wanted
         self._writer.follow(wanted)
+        prepare(self._held, update.residence, wanted)
 
     def _check_vdso(self, wanted: Sequence[Mapping], error: OSError) -> None:
         places = [mapping for mapping in wanted if mapping.kind is Kind.VDSO]
@@ -123,6 +127,7 @@ class Incoming:
         process = image.processes[0]
         _check_descriptors(image, process)
         rebuild(self._held, process, image, self._root, filters)
+        seal_memory(self._held, self._mappings)
         check(self.pid, process, self._mappings, self._held.stub.base)
 
     @refusing("sealing the process")

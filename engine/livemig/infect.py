@@ -54,11 +54,11 @@ def find_gadgets(pid: int, memory: Memory) -> Gadgets:
     for area in procfs.read_areas(pid):
         if area.prot != PROT_READ | PROT_EXEC or not area.name.startswith("/"):
             continue
-        code = _read_code(memory, area.start, area.end - area.start)
+        code = _read_file(memory.pid, area)
         call = call or _find(code, area.start, (_SYSCALL_RETURN,))
         restorer = restorer or _find(code, area.start, _RESTORERS)
-        if call and restorer:
-            return Gadgets(call, restorer)
+        if call and restorer and _are_there(found := Gadgets(call, restorer), memory):
+            return found
     raise NotCarried(
         f"process {pid}: its code holds no system call instruction that could be borrowed",
         hint="programs with neither a C library nor Go's runtime cannot be moved",
@@ -74,6 +74,19 @@ def _are_there(gadgets: Gadgets, memory: Memory) -> bool:
             (gadgets.restorer, _RESTORERS),
         )
     )
+
+
+def _read_file(pid: int, area: procfs.Area) -> bytes:
+    """Return what the file behind an area has: to read the memory would map all of it in.
+
+    Nothing where it is not mapped any more.
+    """
+    try:
+        with open(f"/proc/{pid}/map_files/{area.start:x}-{area.end:x}", "rb") as file:
+            file.seek(area.offset)
+            return file.read(area.end - area.start)
+    except FileNotFoundError:
+        return b""
 
 
 def _read_code(memory: Memory, start: int, length: int) -> bytes:

@@ -12,21 +12,25 @@ from typing import Protocol
 
 from livemig.model import Kind, Mapping
 
+Flags = tuple[str, ...]
+
 
 @dataclass(frozen=True)
 class Change:
-    """The steps from one layout to another, in this order: unmap, map, protect.
+    """The steps from one layout to another, in this order: unmap, map, protect, advise.
 
     ``unmapped`` are address ranges; their pages are lost. ``mapped`` are new mappings without
-    pages. ``protected`` are ranges that only change their protection.
+    pages, and with their flags. ``protected`` are ranges that only change their protection,
+    ``advised`` those that change their flags (from, to).
     """
 
     unmapped: tuple[tuple[int, int], ...]
     mapped: tuple[Mapping, ...]
     protected: tuple[tuple[int, int, int], ...]
+    advised: tuple[tuple[int, int, Flags, Flags], ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.unmapped or self.mapped or self.protected)
+        return bool(self.unmapped or self.mapped or self.protected or self.advised)
 
 
 class LayoutBackend(Protocol):
@@ -76,11 +80,14 @@ def difference(old: Sequence[Mapping], new: Sequence[Mapping]) -> Change:
     kept_old: dict[int, list[tuple[int, int]]] = {}
     kept_new: dict[int, list[tuple[int, int]]] = {}
     protected = []
+    advised = []
     for before, after, start, end in _overlaps(old, new):
         kept_old.setdefault(before.start, []).append((start, end))
         kept_new.setdefault(after.start, []).append((start, end))
         if before.prot != after.prot:
             protected.append((start, end, after.prot))
+        if before.flags != after.flags:
+            advised.append((start, end, before.flags, after.flags))
     unmapped = [
         span for mapping in old for span in _without(mapping, kept_old.get(mapping.start, []))
     ]
@@ -89,7 +96,7 @@ def difference(old: Sequence[Mapping], new: Sequence[Mapping]) -> Change:
         for mapping in new
         for start, end in _without(mapping, kept_new.get(mapping.start, []))
     ]
-    return Change(tuple(unmapped), tuple(mapped), tuple(protected))
+    return Change(tuple(unmapped), tuple(mapped), tuple(protected), tuple(advised))
 
 
 def free_hole(taken: Sequence[tuple[int, int]], size: int, lowest: int) -> int:

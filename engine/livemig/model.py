@@ -20,9 +20,16 @@ class Kind(StrEnum):
     VDSO = "vdso"
 
 
+_MADE = frozenset(("nr", "dp", "gd"))  # MAP_NORESERVE, MAP_DROPPABLE, MAP_GROWSDOWN
+_HUGE = frozenset(("hg", "nh"))  # MADV_HUGEPAGE, MADV_NOHUGEPAGE
+
+
 @dataclass(frozen=True)
 class Mapping:
-    """One private mapping; ``prot`` as in mmap(2), ``path`` as the container sees it."""
+    """One private mapping; ``prot`` as in mmap(2), ``path`` as the container sees it.
+
+    ``flags`` are those of VmFlags in /proc/PID/smaps that are carried (proc(5)), sorted.
+    """
 
     start: int
     end: int
@@ -30,6 +37,7 @@ class Mapping:
     kind: Kind
     offset: int = 0
     path: str = ""
+    flags: tuple[str, ...] = ()
 
     @property
     def length(self) -> int:
@@ -37,8 +45,15 @@ class Mapping:
         return self.end - self.start
 
     def same_backing(self, other: Mapping) -> bool:
-        """Tell whether both show the same bytes wherever they overlap, protection aside."""
+        """Tell whether both show the same bytes wherever they overlap, protection aside.
+
+        ``other`` comes after. Flags that only mmap(2) gives, or nothing takes away, tell apart.
+        """
         if self.kind is not other.kind or self.path != other.path:
+            return False
+        if _MADE & set(self.flags) != _MADE & set(other.flags):
+            return False
+        if _HUGE & set(self.flags) and not _HUGE & set(other.flags):
             return False
         if self.kind is Kind.FILE:
             return self.start - self.offset == other.start - other.offset
@@ -62,6 +77,14 @@ class Layout:
 
     pid: int
     mappings: tuple[Mapping, ...]
+
+
+@dataclass(frozen=True)
+class Residence:
+    """How pages lie in memory: spans of huge pages, and pages of files that are mapped in."""
+
+    huge: tuple[tuple[int, int], ...] = ()
+    files: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -223,7 +246,8 @@ class Process:
     """One process: everything but its pages.
 
     ``settings`` are those of ``livemig.settings``, by name; ``autogroup`` is the nice value of its
-    autogroup, where there is one.
+    autogroup, where there is one. ``guards`` are address ranges where a page faults though it is
+    mapped (MADV_GUARD_INSTALL); ``future_locks`` are flags of mlockall(2) for what is mapped later.
     """
 
     pid: int
@@ -244,6 +268,8 @@ class Process:
     autogroup: int | None
     settings: dict[str, int]
     descriptors: tuple[Descriptor, ...]
+    future_locks: int = 0
+    guards: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from livemig.errors import NotCarried, ProcessGone
 from livemig.extract import extract_process, refuse_process
 from livemig.extract.files import Descriptions
+from livemig.extract.guards import find_guards
+from livemig.extract.properties import Properties
 from livemig.freezer import Freezer
 from livemig.infect import borrow, find_gadgets, infected
 from livemig.model import Clocks, Image, Process, Role, RoundStat
@@ -45,6 +47,7 @@ class Outgoing:
         self._traced = False
         self._frozen = False
         self._stdin: UnreadInput | None = None
+        self.properties = Properties(self.pid)
         self.tracker: Tracker = Everything(self._pagemap)
 
     def start(self, *, live: bool) -> None:
@@ -59,6 +62,9 @@ class Outgoing:
                 self._detach()
         number = procfs.namespaced_id(self.pid)
         self._source = MemorySource(self._memory, number, self.tracker, self._pagemap, self.cache)
+        self._source.properties = self.properties
+        if live:
+            self.properties.watch()
 
     def round(self, send: Send) -> RoundStat:
         """Send one round; exact once the process is frozen."""
@@ -104,7 +110,8 @@ class Outgoing:
             infected(loan) as stub,
         ):
             process = extract_process(self.pid, 0, loan, stub, descriptions)
-        return self._image(process, descriptions)
+        guards = find_guards(self._pagemap.descriptor, self._source.unheld())
+        return self._image(replace(process, guards=tuple(guards)), descriptions)
 
     def _image(self, process: Process, descriptions: Descriptions) -> Image:
         unread, ended = b"", False
@@ -172,6 +179,7 @@ class Outgoing:
     def close(self) -> None:
         """Close what this side holds."""
         self.tracker.close()
+        self.properties.close()
         self._pagemap.close()
         self._memory.close()
         if self._stdin is not None:

@@ -35,8 +35,15 @@ _MARKER = np.uint64(1 << 62 | 1 << 57 | 0x1F)
 
 
 def carried(mappings: Iterable[Mapping]) -> list[Mapping]:
-    """Return the mappings whose pages the process can change."""
-    return [mapping for mapping in mappings if mapping.kind not in (Kind.VVAR, Kind.VDSO)]
+    """Return the mappings whose pages the process can change, and rely on.
+
+    Those of MAP_DROPPABLE may read as zeros at any time, and cannot be tracked: they arrive so.
+    """
+    return [
+        mapping
+        for mapping in mappings
+        if mapping.kind not in (Kind.VVAR, Kind.VDSO) and "dp" not in mapping.flags
+    ]
 
 
 class Pagemap:

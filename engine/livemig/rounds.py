@@ -10,16 +10,19 @@ import errno
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from livemig.errors import InternalError, ProcessGone
 from livemig.extract import mapped_files, read_layout
+from livemig.extract.guards import is_guarded
+from livemig.extract.properties import Properties
+from livemig.extract.residence import read_residence
 from livemig.frames import FrameType
 from livemig.intervals import Span, intersect, merged, subtract, total
 from livemig.layout import difference
-from livemig.model import Layout, MappedFile, RoundStat
-from livemig.pagemap import Pagemap
+from livemig.model import Layout, MappedFile, Residence, RoundStat
+from livemig.pagemap import Pagemap, carried
 from livemig.pages import DeltaCache, Packer, batches, zero_pages
 from livemig.system.memory import PAGE_SIZE, Memory, read_ranges
 from livemig.tracker import Tracker
@@ -31,10 +34,14 @@ _LOOKS = 100
 
 @dataclass(frozen=True)
 class LayoutUpdate:
-    """The body of a LAYOUT frame: the layout as it is now, and the files that are new in it."""
+    """The body of a LAYOUT frame: the layout as it is now, and the files that are new in it.
+
+    ``residence`` tells how its pages lie in memory, where that is known.
+    """
 
     layout: Layout
     files: tuple[MappedFile, ...]
+    residence: Residence = field(default_factory=Residence)
 
 
 @dataclass(frozen=True)
@@ -60,12 +67,18 @@ class MemorySource:
         self._cache = DeltaCache(cache)
         self._layout = Layout(container_pid, ())
         self._files: set[str] = set()
+        self.properties = Properties(self._pid)
         self._ledger: list[Span] = []
         self.number = 0
 
     def held(self) -> list[Span]:
         """Return the address ranges whose pages the target holds."""
         return list(self._ledger)
+
+    def unheld(self) -> list[Span]:
+        """Return the address ranges of mappings whose pages the target does not hold."""
+        mappings = carried(self._layout.mappings)
+        return subtract(merged((each.start, each.end) for each in mappings), self._ledger)
 
     def waiting(self) -> int:
         """Return the bytes of pages that the next round would find written."""
@@ -80,7 +93,7 @@ class MemorySource:
         started = time.monotonic()
         self.number += 1
         packer = Packer(self._container_pid, self._cache)
-        self._send_layout(send)
+        self._send_layout(send, frozen)
         found = self._tracker.written(self._layout.mappings, self._ledger, frozen=frozen)
         spans = found.pages
         self._ledger = subtract(self._ledger, found.gone)
@@ -99,8 +112,8 @@ class MemorySource:
         kinds = (counts.zero, counts.delta, counts.whole)
         return RoundStat(self.number, counts.pages, *kinds, counts.payload, millis)
 
-    def _send_layout(self, send: Send) -> None:
-        layout, files = self._read_layout()
+    def _send_layout(self, send: Send, frozen: bool) -> None:
+        layout, files = self._read_layout(frozen)
         change = difference(self._layout.mappings, layout.mappings)
         if not change and self.number > 1:
             return
@@ -108,12 +121,16 @@ class MemorySource:
         self._ledger = subtract(self._ledger, lost)
         self._files.update(file.path for file in files)
         self._layout = layout
-        send(FrameType.LAYOUT, to_wire(LayoutUpdate(layout, tuple(files))), b"")
+        residence = self._residence(layout) if self.number == 1 else Residence()
+        send(FrameType.LAYOUT, to_wire(LayoutUpdate(layout, tuple(files), residence)), b"")
 
-    def _read_layout(self) -> tuple[Layout, list[MappedFile]]:
+    def _residence(self, layout: Layout) -> Residence:
+        return read_residence(self._pagemap.descriptor, layout.mappings, self.properties.huge)
+
+    def _read_layout(self, frozen: bool) -> tuple[Layout, list[MappedFile]]:
         """Return the layout, and the files in it that the target does not know."""
         for _ in range(_LOOKS):
-            layout = read_layout(self._pid, self._container_pid)
+            layout = read_layout(self._pid, self._container_pid, self.properties, frozen=frozen)
             new = [mapping for mapping in layout.mappings if mapping.path not in self._files]
             with suppress(FileNotFoundError):  # unmapped since the layout was read
                 return layout, mapped_files(self._pid, new)
@@ -163,7 +180,7 @@ class MemorySource:
             try:
                 data += self._memory.read(address, PAGE_SIZE)
             except OSError:
-                if frozen:
+                if frozen and not is_guarded(self._pagemap.descriptor, address):
                     raise
                 gone.append((address, address + PAGE_SIZE))
                 continue

@@ -30,11 +30,6 @@ OBJECTS = {
     "mapped-deleted-file": f"{MAPPED} at 0x.*/gone",
     "temporary-file": f"descriptor 3 is {DELETED}",
     "mapped-device": "a mapped device at 0x.*/dev/zero",
-    "locked": r"locked memory \(mlock\) at 0x",
-    "wiped": "MADV_WIPEONFORK",
-    "not-inherited": "MADV_DONTFORK",
-    "mergeable": "MADV_MERGEABLE",
-    "growing": "MAP_GROWSDOWN",
     "huge": "MAP_HUGETLB",
     "thread": r"\(refused\) has 2 threads",
     "socket-pair": r"descriptor 3 is a socket \(socket:",
@@ -54,8 +49,6 @@ OBJECTS = {
     "signalling": r"descriptor 3 is a file that sends signals \(O_ASYNC\)",
     "changed-root": "has changed its root directory",
 }
-# Told by /proc/PID/smaps, which is too slow for a process that stands still.
-SLOW = {"locked", "wiped", "not-inherited", "mergeable", "growing", "huge"}
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +95,7 @@ def test_it_is_refused_by_name(start: Start, programs: Path, tmp_path: Path, nam
     assert caught.value.hint or name == "changed-root"
 
 
-@pytest.mark.parametrize("name", [name for name in OBJECTS if name not in SLOW])
+@pytest.mark.parametrize("name", OBJECTS)
 def test_it_is_refused_when_it_comes_late(
     start: Start, programs: Path, tmp_path: Path, move: Mover, name: str
 ) -> None:

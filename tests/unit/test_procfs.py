@@ -85,7 +85,7 @@ def test_the_program_itself_is_readable_and_executable() -> None:
 
 
 def test_flags_belong_to_their_area() -> None:
-    flags = procfs.read_area_flags(ME)
+    flags = {start: found.flags for start, found in procfs.read_area_details(ME).items()}
     areas = {area.start: area for area in procfs.read_areas(ME)}
     common = areas.keys() & flags.keys()
     assert len(common) > len(areas) * 0.9

@@ -37,11 +37,6 @@ static int map(int flags, int file)
 	return 0;
 }
 
-static char *page(void)
-{
-	return mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-}
-
 static int file(const char *name)
 {
 	int number = open(name, O_RDWR | O_CREAT | O_TRUNC, 0600);
@@ -116,31 +111,6 @@ static int mapped_device(void)
 
 	close(number);
 	return result;
-}
-
-static int locked(void)
-{
-	return mlock(page(), SIZE);
-}
-
-static int wiped(void)
-{
-	return madvise(page(), SIZE, MADV_WIPEONFORK);
-}
-
-static int not_inherited(void)
-{
-	return madvise(page(), SIZE, MADV_DONTFORK);
-}
-
-static int mergeable(void)
-{
-	return madvise(page(), SIZE, MADV_MERGEABLE);
-}
-
-static int growing(void)
-{
-	return map(MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN, -1);
 }
 
 static int huge(void)
@@ -286,11 +256,6 @@ static const struct {
 	{ "mapped-deleted-file", mapped_deleted_file },
 	{ "temporary-file", temporary_file },
 	{ "mapped-device", mapped_device },
-	{ "locked", locked },
-	{ "wiped", wiped },
-	{ "not-inherited", not_inherited },
-	{ "mergeable", mergeable },
-	{ "growing", growing },
 	{ "huge", huge },
 	{ "thread", thread },
 	{ "socket-pair", socket_pair },

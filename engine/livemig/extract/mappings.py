@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 
 from livemig.errors import NotCarried, ProcessGone
+from livemig.extract.properties import Properties, refuse_area
 from livemig.model import Kind, Layout, MappedFile, Mapping
 from livemig.system import procfs
 from livemig.system.procfs import Area
@@ -16,32 +18,25 @@ _KINDS = {
     "[vvar]": Kind.VVAR,
     "[vvar_vclock]": Kind.VVAR,
 }
-# VmFlags (proc(5)) that this version does not carry.
-_REFUSED_FLAGS = {
-    "ht": "huge pages (MAP_HUGETLB)",
-    "lo": "locked memory (mlock)",
-    "io": "memory of a device",
-    "pf": "memory of a device",
-    "wf": "memory that is wiped on fork (MADV_WIPEONFORK)",
-    "dc": "memory that is not inherited on fork (MADV_DONTFORK)",
-    "mg": "memory that is merged with equal pages (MADV_MERGEABLE)",
-    "um": "memory whose page faults a program handles (userfaultfd)",
-    "uw": "memory whose page faults a program handles (userfaultfd)",
-    "gd": "memory that grows down (MAP_GROWSDOWN)",
-}
-_EXCEPT = ("[stack]", "[v")  # carried, whatever flags they have
 
 
-def read_layout(pid: int, container_pid: int) -> Layout:
+def read_layout(
+    pid: int, container_pid: int, properties: Properties | None = None, *, frozen: bool = False
+) -> Layout:
     """Return the layout of process ``pid``, known as ``container_pid`` in its container.
 
+    ``properties`` adds the flags of the mappings, which are exact when the process is ``frozen``.
     Raises NotCarried for a mapping that cannot be carried, by its address and file, and ProcessGone
     where there is no memory any more.
     """
     areas = procfs.read_areas(pid)
     if not areas:
         raise ProcessGone(f"process {pid} has ended")
-    return Layout(container_pid, tuple(_mapping(pid, area) for area in areas))
+    mappings = [_mapping(pid, area) for area in areas]
+    if properties is not None:
+        both = zip(mappings, properties.of(areas, frozen=frozen), strict=True)
+        mappings = [replace(each, flags=flags) if flags else each for each, flags in both]
+    return Layout(container_pid, tuple(mappings))
 
 
 def _mapping(pid: int, area: Area) -> Mapping:
@@ -51,6 +46,8 @@ def _mapping(pid: int, area: Area) -> Mapping:
         return Mapping(area.start, area.end, area.prot, kind)
     if area.inode == 0 and not area.name.startswith("/"):
         return Mapping(area.start, area.end, area.prot, Kind.ANONYMOUS)
+    if area.name.startswith("/anon_hugepage"):
+        raise _refused(pid, area, "huge pages (MAP_HUGETLB)")
     if area.name.endswith(" (deleted)"):
         raise _refused(pid, area, "a mapped file that was deleted")
     if area.name.startswith("/dev/"):
@@ -68,11 +65,10 @@ def _refused(pid: int, area: Area, what: str) -> NotCarried:
 
 def refuse_mappings(pid: int) -> None:
     """Raise NotCarried for a mapping with a property that would not arrive, named."""
-    flags = procfs.read_area_flags(pid)
+    details = procfs.read_area_details(pid)
     for area in procfs.read_areas(pid):
-        for flag, what in _REFUSED_FLAGS.items():
-            if flag in flags.get(area.start, frozenset()) and not area.name.startswith(_EXCEPT):
-                raise _refused(pid, area, what)
+        if (found := details.get(area.start)) is not None:
+            refuse_area(pid, area, found.flags)
 
 
 def mapped_files(pid: int, mappings: Iterable[Mapping]) -> list[MappedFile]:

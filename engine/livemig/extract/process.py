@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from pathlib import Path
@@ -14,15 +15,25 @@ from livemig.extract.timers import list_timers, read_timers
 from livemig.infect import Loan
 from livemig.model import AddressSpace, Credentials, Process
 from livemig.settings import Reading
-from livemig.stub import Stub
+from livemig.stub import Stub, Table
 from livemig.system import procfs, ptrace, sched
-from livemig.system.numbers import NR_BRK, NR_GETITIMER, NR_PRCTL, NR_PRLIMIT64, NR_RT_SIGACTION
+from livemig.system.memory import PAGE_SIZE
+from livemig.system.numbers import (
+    NR_BRK,
+    NR_GETITIMER,
+    NR_MSYNC,
+    NR_PRCTL,
+    NR_PRLIMIT64,
+    NR_RT_SIGACTION,
+)
 
 PR_GET_DUMPABLE, PR_GET_SECUREBITS = 3, 27
 SIGNALS = range(1, 65)
 ACTION_SIZE, TIMER_SIZE, LIMIT_SIZE = 32, 32, 16
 _UNCATCHABLE = (9, 19)
 _LIMITS = 16
+_MS_INVALIDATE = 2
+_MCL_FUTURE, _MCL_ONFAULT = 2, 4
 _BPF_RETURN = 0x06  # BPF_RET | BPF_K
 _SECCOMP_ACTION, _SECCOMP_USER_NOTIF = 0xFFFF0000, 0x7FC00000
 
@@ -61,7 +72,7 @@ def extract_process(
     actions = [table.room(ACTION_SIZE) for _ in SIGNALS]
     intervals = [table.room(TIMER_SIZE) for _ in range(3)]
     limits = [table.room(LIMIT_SIZE) for _ in range(_LIMITS)]
-    settings = Reading(table)
+    settings, locks = Reading(table), _FutureLocks(table, stub)
     for number, place in zip(SIGNALS, actions, strict=True):
         if number not in _UNCATCHABLE:
             table.call(f"rt_sigaction {number}", NR_RT_SIGACTION, number, 0, place, 8)
@@ -95,7 +106,26 @@ def extract_process(
         autogroup=sched.autogroup(pid),
         settings=settings.values(results, stub.memory),
         descriptors=read_descriptors(pid, descriptions),
+        future_locks=locks.flags(pid, results),
     )
+
+
+class _FutureLocks:
+    """The call that tells whether what is mapped is locked (mlockall(2)), as the stub then is.
+
+    msync(2) refuses to invalidate locked memory, and does nothing else to anonymous memory.
+    """
+
+    def __init__(self, table: Table, stub: Stub) -> None:
+        self._base = stub.base
+        arguments = (stub.base, PAGE_SIZE, _MS_INVALIDATE)
+        self._call = table.call("msync", NR_MSYNC, *arguments, may_fail=True)
+
+    def flags(self, pid: int, results: list[int]) -> int:
+        if results[self._call] != -errno.EBUSY:
+            return 0
+        flags = procfs.read_area_details(pid)[self._base].flags
+        return _MCL_FUTURE | (_MCL_ONFAULT if "lf" in flags else 0)
 
 
 def _limit(found: bytes) -> tuple[int, int]:

@@ -6,15 +6,17 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from livemig.inject.advice import add_advice
 from livemig.inject.held import MAX_PASSED, Held
-from livemig.layout import Change
+from livemig.layout import Change, Flags
 from livemig.model import Kind, Mapping
 from livemig.stub.table import Table
 from livemig.system import handles
 from livemig.system.numbers import NR_ARCH_PRCTL, NR_CLOSE, NR_MMAP, NR_MPROTECT, NR_MUNMAP
 
 _ARCH_MAP_VDSO_64 = 0x2003
-_MAP_PRIVATE, _MAP_ANONYMOUS, _MAP_GROWSDOWN = 0x02, 0x20, 0x100
+_MAP_PRIVATE, _MAP_DROPPABLE, _MAP_ANONYMOUS = 0x02, 0x08, 0x20
+_MAP_GROWSDOWN, _MAP_NORESERVE = 0x100, 0x4000
 _MAP_FIXED_NOREPLACE = 0x100000
 _BATCH = 800  # calls a table
 _T = TypeVar("_T")
@@ -50,14 +52,22 @@ class StubLayout:
         for batch in _batches(plain):
             table = self._held.stub.table()
             for mapping in batch:
-                flags = _MAP_GROWSDOWN if mapping.kind is Kind.STACK else 0
-                _add_map(table, mapping, flags | _MAP_ANONYMOUS, -1)
+                _add_map(table, mapping, _MAP_ANONYMOUS, -1)
             self._held.stub.run(table)
         self._map_files(files)
         for span in _batches(change.protected):
             table = self._held.stub.table()
             for start, end, prot in span:
                 table.call(f"mprotect {start:#x}", NR_MPROTECT, start, end - start, prot)
+            self._held.stub.run(table)
+        new = [(each.start, each.end, (), each.flags) for each in change.mapped if each.flags]
+        self._advise([*new, *change.advised])
+
+    def _advise(self, changes: Sequence[tuple[int, int, Flags, Flags]]) -> None:
+        for batch in _batches(changes, _BATCH // 10):
+            table = self._held.stub.table()
+            for start, end, before, after in batch:
+                add_advice(table, (start, end), before, after)
             self._held.stub.run(table)
 
     def _map_vdso(self, mapped: Iterable[Mapping]) -> None:
@@ -96,10 +106,18 @@ def _add_map(table: Table, mapping: Mapping, flags: int, descriptor: int) -> Non
         mapping.start,
         mapping.length,
         mapping.prot,
-        flags | _MAP_PRIVATE | _MAP_FIXED_NOREPLACE,
+        flags | _map_flags(mapping) | _MAP_FIXED_NOREPLACE,
         descriptor,
         mapping.offset,
     )
+
+
+def _map_flags(mapping: Mapping) -> int:
+    """Return the flags of mmap(2) that nothing gives later."""
+    flags = _MAP_DROPPABLE if "dp" in mapping.flags else _MAP_PRIVATE
+    if mapping.kind is Kind.STACK or "gd" in mapping.flags:
+        flags |= _MAP_GROWSDOWN
+    return flags | (_MAP_NORESERVE if "nr" in mapping.flags else 0)
 
 
 def _batches(items: Sequence[_T], size: int = _BATCH) -> Iterable[Sequence[_T]]:

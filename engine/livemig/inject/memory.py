@@ -16,7 +16,7 @@ from livemig.system.memory import PAGE_SIZE, read_ranges, write_ranges
 from livemig.system.numbers import NR_MADVISE
 from livemig.system.procfs import PROT_WRITE
 
-_MADV_DONTNEED = 4
+_MADV_DONTNEED, _MADV_DONTNEED_LOCKED = 4, 24
 _ZEROS = bytes(BATCH_PAGES * PAGE_SIZE)
 
 
@@ -104,9 +104,11 @@ class PageWriter:
 
     def drop(self, spans: Sequence[Span]) -> None:
         """Give up pages that the source does not have any more."""
+        locked = any("lo" in mapping.flags for mapping in self._mappings)
+        advice = _MADV_DONTNEED_LOCKED if locked else _MADV_DONTNEED
         for first in range(0, len(spans), 500):
             table = self._held.stub.table()
             for start, end in spans[first : first + 500]:
                 self._writable(start, end - start)
-                table.call("madvise", NR_MADVISE, start, end - start, _MADV_DONTNEED)
+                table.call("madvise", NR_MADVISE, start, end - start, advice)
             self._held.stub.run(table)

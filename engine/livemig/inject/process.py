@@ -16,6 +16,7 @@ from pathlib import Path
 from livemig.errors import NotCarried, StateMismatch
 from livemig.extract.process import SIGNALS, seccomp_filters
 from livemig.infect import end_signal
+from livemig.inject.advice import lock_future, set_guards
 from livemig.inject.files import install_descriptors, opened_descriptions
 from livemig.inject.held import CLONE_NEWTIME, Held
 from livemig.inject.timers import arm_timers, create_timers, queue_signals
@@ -82,6 +83,8 @@ def rebuild(held: Held, process: Process, image: Image, root: int, filters: int 
         _set_thread(held, process, thread)
     _set_limits(held.pid, process)
     _set_outside(held.pid, process)
+    set_guards(held, process.guards)
+    lock_future(held, process.future_locks)
     _set_identity(held, process, filters)
 
 

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from livemig.errors import InternalError
 
@@ -66,18 +67,27 @@ def _read_areas(pid: int) -> list[Area]:
     return areas
 
 
-def read_area_flags(pid: int) -> dict[int, frozenset[str]]:
-    """Return the VmFlags of every memory area by its start address (/proc/PID/smaps)."""
-    flags: dict[int, frozenset[str]] = {}
-    start = 0
+class AreaDetails(NamedTuple):
+    """What /proc/PID/smaps tells of an area: VmFlags, and bytes in huge pages (AnonHugePages)."""
+
+    flags: frozenset[str]
+    huge: int
+
+
+def read_area_details(pid: int) -> dict[int, AreaDetails]:
+    """Return the details of every memory area by its start address: some 15 ms a GiB."""
+    found: dict[int, AreaDetails] = {}
+    start = huge = 0
     with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             key, _, value = line.partition(" ")
             if key == "VmFlags:":
-                flags[start] = frozenset(value.split())
+                found[start] = AreaDetails(frozenset(value.split()), huge)
+            elif key == "AnonHugePages:":
+                huge = int(value.split()[0]) << 10
             elif not key.endswith(":"):
                 start = int(key.split("-")[0], 16)
-    return flags
+    return found
 
 
 def read_status(pid: int, tid: int | None = None) -> dict[str, str]:

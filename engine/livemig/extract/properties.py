@@ -1,0 +1,147 @@
+"""What memory areas are beside their bytes: VmFlags of /proc/PID/smaps (proc(5)).
+
+The kernel counts pages when it writes that file: 15 ms a GiB. So it is read again only where its
+flags may have changed: system calls that could change them are counted, which costs no downtime.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from contextlib import suppress
+
+from livemig.errors import NotCarried
+from livemig.system import procfs
+from livemig.system.calls import Call, CallCounter
+from livemig.system.procfs import Area
+
+CARRIED = frozenset(
+    ("dd", "dc", "wf", "mg", "hg", "nh", "sr", "rr", "lo", "lf", "nr", "dp", "gd", "sl")
+)
+"""The VmFlags that are carried."""
+
+_PLAIN = frozenset("rd wr ex sh mr mw me ms ac sd ar nl gu de".split())
+_OURS = frozenset(("uw",))  # what our own tracker leaves
+_REFUSED = {
+    "ht": "huge pages (MAP_HUGETLB)",
+    "io": "memory of a device",
+    "pf": "memory of a device",
+    "mm": "memory of a device",
+    "um": "memory whose page faults a program handles (userfaultfd)",
+    "uw": "memory whose page faults a program handles (userfaultfd)",
+    "ui": "memory whose page faults a program handles (userfaultfd)",
+    "ss": "a shadow stack",
+}
+_SPECIAL = ("[v", "[uprobes]")  # the kernel's own, which come by themselves
+
+# What gives an area a flag, or takes one. An area that is mapped without one of these has none.
+_MAKING = (
+    Call("enter_madvise", "behavior < 3 || (behavior > 9 && behavior < 20)"),
+    Call("enter_mmap", "flags & 0x46108"),  # LOCKED, NORESERVE, HUGETLB, GROWSDOWN, DROPPABLE
+    Call("exit_mlock"),
+    Call("exit_mlock2"),
+    Call("exit_munlock"),
+    Call("exit_mlockall"),
+    Call("exit_munlockall"),
+    Call("exit_mseal"),
+    Call("exit_mremap"),
+    Call("exit_execve"),
+    Call("exit_prctl"),
+)
+# What moves areas: no matter while none has a flag.
+_MOVING = (Call("exit_munmap"), Call("exit_brk"), Call("exit_mmap"), Call("exit_madvise"))
+# Calls that are counted where they begin, and may not be over yet.
+_BEGUN = (Call("enter_mmap"), Call("enter_madvise"))
+
+
+class _Counts:
+    """How often the calls were made that matter."""
+
+    def __init__(self, counter: CallCounter) -> None:
+        found = counter.counts()
+        self.making = found[: len(_MAKING)]
+        self.moving = found[len(_MAKING) : len(_MAKING) + len(_MOVING)]
+        self.settled = self.moving[2:] == found[-len(_BEGUN) :]
+
+
+class Properties:
+    """The flags of a process's areas, those in CARRIED; NotCarried for one that cannot be."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._counter: CallCounter | None = None
+        self._counts: _Counts | None = None
+        self._spans: list[tuple[int, int, tuple[str, ...]]] = []
+        self._known = False
+        self.huge: list[tuple[int, int]] = []  # areas that hold huge pages
+        self.reads = 0
+
+    def watch(self) -> None:
+        """Count system calls from now on, where the kernel can do that."""
+        with suppress(OSError):
+            self._counter = CallCounter(self.pid, (*_MAKING, *_MOVING, *_BEGUN))
+
+    @property
+    def watching(self) -> bool:
+        """Tell whether system calls are counted."""
+        return self._counter is not None
+
+    def of(self, areas: Sequence[Area], *, frozen: bool) -> list[tuple[str, ...]]:
+        """Return the flags of each area, exact when the process is ``frozen``."""
+        if not self._known or self._may_have_changed(frozen):
+            self._read(areas)
+        ends = [end for _, end, _ in self._spans]
+        return [self._flags(ends, area) for area in areas]
+
+    def _flags(self, ends: list[int], area: Area) -> tuple[str, ...]:
+        """Return the flags of the end of an area, which may have grown downwards."""
+        index = bisect.bisect_left(ends, area.end)
+        if index < len(ends) and self._spans[index][0] < area.end:
+            return self._spans[index][2]
+        return ()
+
+    def _may_have_changed(self, frozen: bool) -> bool:
+        if self._counter is None or self._counts is None:
+            return frozen
+        now, before = _Counts(self._counter), self._counts
+        moved = any(flags for _, _, flags in self._spans) and now.moving != before.moving
+        return not before.settled or moved or now.making != before.making
+
+    def _read(self, areas: Sequence[Area]) -> None:
+        self._counts = _Counts(self._counter) if self._counter else None
+        details = procfs.read_area_details(self.pid)
+        self.reads += 1
+        nothing = procfs.AreaDetails(frozenset(), 0)
+        found = [(area, details.get(area.start, nothing)) for area in areas]
+        self._spans = [
+            (area.start, area.end, _carried(self.pid, area, each.flags)) for area, each in found
+        ]
+        self.huge = [(area.start, area.end) for area, each in found if each.huge]
+        self._known = True
+
+    def close(self) -> None:
+        """Count no more."""
+        if self._counter is not None:
+            self._counter.close()
+            self._counter = None
+
+
+def _carried(pid: int, area: Area, flags: frozenset[str]) -> tuple[str, ...]:
+    if area.name.startswith(_SPECIAL):
+        return ()
+    refuse_area(pid, area, flags - _OURS)
+    ignored = {"gd"} if area.name == "[stack]" else set()
+    return tuple(sorted((flags & CARRIED) - ignored))
+
+
+def refuse_area(pid: int, area: Area, flags: frozenset[str]) -> None:
+    """Raise NotCarried for an area with a flag that cannot be carried, named."""
+    if area.name.startswith(_SPECIAL):
+        return
+    for flag in sorted(flags - CARRIED - _PLAIN):
+        what = _REFUSED.get(flag, f"memory with a property ({flag}) that is not known")
+        name = f" ({area.name})" if area.name else ""
+        raise NotCarried(
+            f"process {pid}: {what} at {area.start:#x}-{area.end:#x}{name} cannot be carried",
+            hint="this version carries private mappings of memory and of files that exist",
+        )
