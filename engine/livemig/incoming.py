@@ -17,6 +17,8 @@ from livemig.inject.memory import PageWriter
 from livemig.inject.process import set_registers
 from livemig.inject.residence import forbid_huge, prepare
 from livemig.inject.scheduling import set_scheduling
+from livemig.inject.verify import verify, verify_absent, verify_thread
+from livemig.intervals import Span
 from livemig.layout import LayoutBackend, difference
 from livemig.model import Image, Kind, MappedFile, Mapping, Process
 from livemig.pages import Batch
@@ -48,6 +50,7 @@ class Incoming:
         self._writer = PageWriter(self._held)
         self._mappings: Sequence[Mapping] = ()
         self._taken = False
+        self._verify = False
 
     @property
     def backend(self) -> str:
@@ -115,9 +118,12 @@ class Incoming:
             raise ProtocolError("pages came before the layout that they belong to")
 
     @refusing("rebuilding the process")
-    def rebuild(self, image: Image, *, filters: int = 0) -> None:
+    def rebuild(
+        self, image: Image, *, filters: int = 0, sent: Sequence[Span] | None = None
+    ) -> None:
         """Build everything but the pages; raises OSError naming the step, StateMismatch.
 
+        With ``sent``, the pages that were sent, all is read back and compared, ``seal`` included.
         ``filters`` is the number of seccomp filters that the held process started with, which the
         caller knows to do what the first ones of the image do.
         """
@@ -129,6 +135,10 @@ class Incoming:
         rebuild(self._held, process, image, self._root, filters)
         seal_memory(self._held, self._mappings)
         check(self.pid, process, self._mappings, self._held.stub.base)
+        self._verify = sent is not None
+        if sent is not None:
+            verify(self._held, image, self._mappings, filters)
+            verify_absent(self._held, self._mappings, sent)
 
     @refusing("sealing the process")
     def seal(self, image: Image) -> None:
@@ -138,6 +148,8 @@ class Incoming:
         self._held.leave()
         set_registers(self._held, thread, registers)
         set_scheduling(self.pid, thread.scheduling)
+        if self._verify:
+            verify_thread(self.pid, thread)
         self._freezer.request_freeze()
         self._held.release()
         self._freezer.freeze()

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from livemig.extract.guards import guards
 from livemig.intervals import Span, merged
 from livemig.model import Kind, Mapping
 from livemig.system.memory import PAGE_SIZE
@@ -107,7 +108,7 @@ class Pagemap:
             count = min(_ENTRIES, last - start)
             entries = np.frombuffer(os.pread(self.descriptor, count * 8, start * 8), np.uint64)
             own = (entries & _PRESENT_OR_SWAPPED != 0) & (entries & _FILE == 0)
-            own &= entries & _MARKER != _MARKER
+            own &= (entries & _MARKER != _MARKER) & ~guards(entries)
             edges = np.flatnonzero(np.diff(np.concatenate(([False], own, [False]))))
             spans += [
                 ((start + int(a)) * PAGE_SIZE, (start + int(b)) * PAGE_SIZE)

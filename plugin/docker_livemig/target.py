@@ -191,7 +191,9 @@ class Arrival:
                 raise StateMismatch(
                     f"process {expected.pid}: the pages at {expected.start:#x} differ"
                 )
-        self._incoming.rebuild(state.image, filters=1 if self._prepare.seccomp else 0)
+        sent = [(each.start, each.end) for each in state.digests] or None
+        filters = 1 if self._prepare.seccomp else 0
+        self._incoming.rebuild(state.image, filters=filters, sent=sent)
         self._incoming.seal(state.image)
         self._journal.append("ready", container=self._id)
         self._keeper = Keeper(self._prepare.move_id)

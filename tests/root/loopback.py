@@ -17,6 +17,7 @@ from livemig.wire import from_wire, to_wire
 from tests.root.apps import App
 
 CACHE = 8 << 20
+CHUNK = 1 << 20
 
 
 class Move:
@@ -70,8 +71,9 @@ class Move:
     def switch(self, later: int = 0) -> App:
         """Go from the frozen source to the target, and return the latter, which runs."""
         image = self.state(later)
+        sent = [(start, start + len(data)) for start, data in self.outgoing.contents(CHUNK)]
         stdin = self.outgoing.seal()
-        self.incoming.rebuild(image, filters=0)
+        self.incoming.rebuild(image, filters=0, sent=sent)
         self.incoming.seal(image)
         self.before_kill()
         self.outgoing.kill()

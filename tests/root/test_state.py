@@ -8,18 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from livemig.errors import NotCarried
+from livemig.errors import NotCarried, StateMismatch
+from livemig.extract import read_layout
 from livemig.extract.scheduling import read_scheduling
 from livemig.extract.timers import list_timers
+from livemig.model import Kind
 from livemig.system import sched
 from tests.root.apps import App
 from tests.root.conftest import WORKLOADS, Start
-from tests.root.loopback import Mover
+from tests.root.loopback import Move, Mover
 from tests.root.test_moves import status
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
 SECCOMP_FILTER_FLAG_LOG = 2
+MAP_PRIVATE = 2
 REFUSED = {"asking-filter": "SECCOMP_RET_USER_NOTIF"}
 THINGS = [
     name
@@ -135,6 +138,61 @@ def test_properties_are_not_read_again_where_nothing_changed(
         pytest.skip("this kernel does not count system calls")
     moving.run(rounds=3)
     assert properties.reads == 1
+
+
+# A step that is left out, and the field that tells it.
+LEFT_OUT = {
+    "settings": ("livemig.inject.process.add_changes", "settings"),
+    "guarded": ("livemig.inject.process.set_guards", "guards"),
+    "future-locked": ("livemig.inject.process.lock_future", "MCL_FUTURE"),
+    "timers": ("livemig.inject.process.arm_timers", "timers"),
+    "autogroup": ("livemig.system.sched.set_autogroup", "autogroup"),
+    "nice": ("livemig.incoming.set_scheduling", "scheduling"),
+    "queued-signals": ("livemig.inject.process.queue_signals", "pending"),
+    "proc": ("livemig.inject.process._set_outside", "oom_score_adj"),
+    "dont-dump": ("livemig.inject.layout.add_advice", "the flag dd of the memory"),
+    "sealed": ("livemig.incoming.seal_memory", "the flag sl of the memory"),
+    "no-reserve": ("livemig.inject.layout._map_flags", "the flag nr of the memory"),
+}
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_what_is_left_out_is_told_when_all_is_verified(
+    start: Start, programs: Path, move: Mover, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    step, field = LEFT_OUT[name]
+    app = begin(start, programs, name)
+    monkeypatch.setattr(step, lambda *_: MAP_PRIVATE)
+    moving = move(app)
+    moving.freeze()
+    with pytest.raises(StateMismatch, match=rf"process \d+: \S*{field}\b"):
+        moving.switch()
+    monkeypatch.undo()
+    moving.give_up()
+    assert app.ask("check") == "ok"
+
+
+def spans(moving: Move) -> list[tuple[int, int]]:
+    return [(start, start + len(data)) for start, data in moving.outgoing.contents(1 << 20)]
+
+
+def test_a_page_that_was_not_sent_is_told(start: Start, programs: Path, move: Mover) -> None:
+    app = begin(start, programs, "only-read")
+    moving = move(app)
+    moving.freeze()
+    image = moving.state()
+    place = next(
+        each.end - 4096
+        for each in read_layout(app.pid, 1).mappings
+        if each.length == 16 << 20 and each.kind is Kind.ANONYMOUS
+    )
+    with open(f"/proc/{moving.target.pid}/mem", "r+b", buffering=0) as memory:
+        memory.seek(place)
+        memory.write(b"x")
+    with pytest.raises(StateMismatch, match=rf"the pages at {place:#x}-\w+ were not sent"):
+        moving.incoming.rebuild(image, sent=spans(moving))
+    moving.give_up()
+    assert app.ask("check") == "ok"
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from livemig.intervals import Span, merged
 from livemig.system.memory import PAGE_SIZE
@@ -39,15 +40,19 @@ def is_guarded(pagemap: int, address: int) -> bool:
     return bool(_read(pagemap, (address, address + PAGE_SIZE)))
 
 
+def guards(entries: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Tell which entries of /proc/PID/pagemap are those of guard pages."""
+    return (entries & _IS_MARKER == _MARKER) & (entries & _GUARD != 0)
+
+
 def _read(pagemap: int, span: Span) -> list[Span]:
     found: list[Span] = []
     first, last = span[0] // PAGE_SIZE, span[1] // PAGE_SIZE
     for start in range(first, last, _ENTRIES):
         size = min(_ENTRIES, last - start) * 8
         entries = np.frombuffer(os.pread(pagemap, size, start * 8), np.uint64)
-        guards = (entries & _IS_MARKER == _MARKER) & (entries & _GUARD != 0)
         found += [
             ((start + int(page)) * PAGE_SIZE, (start + int(page) + 1) * PAGE_SIZE)
-            for page in np.flatnonzero(guards)
+            for page in np.flatnonzero(guards(entries))
         ]
     return found
