@@ -149,7 +149,7 @@ class Incoming:
         set_registers(self._held, thread, registers)
         set_scheduling(self.pid, thread.scheduling)
         if self._verify:
-            verify_thread(self.pid, thread)
+            verify_thread(self.pid, thread, registers)
         self._freezer.request_freeze()
         self._held.release()
         self._freezer.freeze()

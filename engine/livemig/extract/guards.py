@@ -42,7 +42,8 @@ def is_guarded(pagemap: int, address: int) -> bool:
 
 def guards(entries: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Tell which entries of /proc/PID/pagemap are those of guard pages."""
-    return (entries & _IS_MARKER == _MARKER) & (entries & _GUARD != 0)
+    found: NDArray[np.bool_] = (entries & _IS_MARKER == _MARKER) & (entries & _GUARD != 0)
+    return found
 
 
 def _read(pagemap: int, span: Span) -> list[Span]:

@@ -130,6 +130,7 @@ def _comparable_thread(thread: Thread, wanted: Thread) -> Thread:
         altstack=struct.pack("=QiiQ", pointer, mode & ~_SS_ONSTACK, 0, room),
         timer_slack=slack,
         scheduling=_LATER,
+        deadline=None,
     )
 
 
@@ -247,10 +248,10 @@ def _locks_future(held: Held) -> bool:
     return held.stub.run(table)[told] == -errno.EBUSY
 
 
-def verify_thread(pid: int, thread: Thread) -> None:
+def verify_thread(pid: int, thread: Thread, registers: Registers) -> None:
     """Compare what a thread was given last: registers, signal mask, scheduling."""
     present = (
-        ("registers", thread.registers, bytes(ptrace.get_registers(pid))),
+        ("registers", bytes(registers), bytes(ptrace.get_registers(pid))),
         ("xstate", thread.xstate, ptrace.get_xstate(pid)),
         ("blocked", thread.blocked, ptrace.get_sigmask(pid)),
         ("scheduling", thread.scheduling, read_scheduling(pid)),
