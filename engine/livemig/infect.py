@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from livemig import sigframe
+from livemig import rseq, sigframe
 from livemig.errors import InternalError, NotCarried, ProcessGone
 from livemig.layout import free_hole
 from livemig.stub.runner import ALL_SIGNALS, END_SIGNALS, SIZE, Stub
@@ -116,7 +116,7 @@ class Loan:
     def __init__(self, tracee: Tracee, memory: Memory, gadgets: Gadgets) -> None:
         self.tracee = tracee
         self.memory = memory
-        self.registers = tracee.true_registers()
+        self.registers = rseq.aborted(tracee.tid, tracee.true_registers(), memory)
         self.xstate = ptrace.get_xstate(tracee.tid)
         self.mask = ptrace.get_sigmask(tracee.tid)
         if not _are_there(gadgets, memory):
