@@ -235,7 +235,7 @@ def _add_policy(parser: argparse.ArgumentParser) -> None:
     add(
         "--verify",
         action="store_true",
-        help="compare every page of both sides while the container is stopped",
+        help="compare every page and all state while the container is stopped",
     )
     add(
         "--timeout",

@@ -1,0 +1,98 @@
+"""The list of what is carried and what is refused: README's table is this one.
+
+A refusal has the name that users read, and a part of what the error says of it, so that neither the
+list nor the errors can drift apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An object that is refused: its ``name``, and what the error ``says`` of it."""
+
+    name: str
+    says: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """Objects of one kind: those that are carried, and those that are refused."""
+
+    carried: str
+    refused: tuple[Refusal, ...] = ()
+
+    def line(self) -> str:
+        """Return the row as README's table has it."""
+        refused = ", ".join(refusal.name for refusal in self.refused)
+        return f"| {self.carried} | {refused} |" if refused else f"| {self.carried} | |"
+
+
+TABLE = (
+    Row(
+        "private memory, clean file pages by the file (compared by digest), stack, heap, vDSO; "
+        "locks, advice, guard pages, transparent huge pages",
+        (
+            Refusal("shared memory", "shared memory"),
+            Refusal("memfd", "a file that was deleted while open"),
+            Refusal("hugetlb pages", "huge pages (MAP_HUGETLB)"),
+            Refusal("mapped files that were deleted", "a mapped file that was deleted"),
+            Refusal("mapped devices", "a mapped device"),
+            Refusal("userfaultfd", "memory whose page faults a program handles (userfaultfd)"),
+            Refusal("shadow stacks", "a shadow stack"),
+        ),
+    ),
+    Row(
+        "registers with all extended state, thread pointer, rseq, robust list, alternate stack; "
+        "system calls that wait, with the time that is left",
+        (
+            Refusal("several threads", " threads"),
+            Refusal("several processes", " came into the container while it was being moved"),
+            Refusal("traced processes", " is traced by process "),
+        ),
+    ),
+    Row("signal handlers, masks, pending signals, interval and POSIX timers"),
+    Row(
+        "scheduling policy, nice, affinity, I/O priority, autogroup, oom score, settings of "
+        "prctl(2)",
+        (
+            Refusal("CPUs that the target lacks", ", of which the container has not "),
+            Refusal("policies that it refuses", " is refused on the target: "),
+        ),
+    ),
+    Row(
+        "regular files, directories, /dev/null and its like, the container's standard streams",
+        (
+            Refusal("sockets", "a socket"),
+            Refusal("pipes", "a pipe that is none of the container's standard streams"),
+            Refusal("epoll, eventfd and their like", "an object of the kind "),
+            Refusal("terminals (`-t`)", "a terminal (--tty)"),
+            Refusal("locked files", "a file with locks on it"),
+            Refusal("deleted files", "a file that was deleted while open"),
+        ),
+    ),
+    Row(
+        "users, groups, capabilities, securebits, seccomp filters, no_new_privs, limits, umask, "
+        "directory",
+        (
+            Refusal("`--privileged`", "access to all devices (--privileged)"),
+            Refusal("devices", "device "),
+            Refusal("chroot", " has changed its root directory (chroot)"),
+            Refusal("seccomp filters that ask a program", "(SECCOMP_RET_USER_NOTIF)"),
+        ),
+    ),
+    Row("arguments, environment, CLOCK_MONOTONIC and BOOTTIME (time namespace)"),
+    Row(
+        "configuration, name, image, writable layer, restart policy, published ports",
+        (
+            Refusal("volumes", "anonymous volume at "),
+            Refusal("tmpfs", "tmpfs mount at "),
+            Refusal("user-defined networks", "network "),
+            Refusal("`--network host`", "the host's network (--network host)"),
+            Refusal("health checks", "a health check, whose processes come and go ("),
+            Refusal("`--init`", "a second process as PID 1 (--init)"),
+        ),
+    ),
+)

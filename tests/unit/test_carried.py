@@ -1,0 +1,52 @@
+"""README's table of what is carried and what is refused is the code's own list."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from docker_livemig import carried
+from docker_livemig.carried import TABLE, Refusal
+
+REPO = Path(__file__).parents[2]
+HEADING = "## What is carried, and what is refused\n"
+REFUSALS = {refusal.name: refusal for row in TABLE for refusal in row.refused}
+
+
+def table() -> list[str]:
+    """Return the rows of the table in README, its head left out."""
+    section = (REPO / "README.md").read_text().split(HEADING)[1].split("\n## ")[0]
+    return [line for line in section.splitlines() if line.startswith("|")][2:]
+
+
+def said() -> set[str]:
+    """Return all text in the code, but for the list's own and for documentation."""
+    found = set()
+    for path in (*REPO.glob("engine/**/*.py"), *REPO.glob("plugin/**/*.py")):
+        if path == Path(carried.__file__):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                node.value.value = ""  # a docstring
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return found
+
+
+SAID = said()
+
+
+def test_the_readme_says_what_the_code_says() -> None:
+    assert table() == [row.line() for row in TABLE]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_is_said_by_the_code(refusal: Refusal) -> None:
+    assert any(refusal.says in text for text in SAID), f"no error says {refusal.says!r}"
+
+
+def test_no_row_and_no_name_comes_twice() -> None:
+    assert len({row.carried for row in TABLE}) == len(TABLE)
+    assert len(REFUSALS) == sum(len(row.refused) for row in TABLE)
