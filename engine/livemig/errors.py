@@ -24,10 +24,14 @@ LivemigError
 ├── TransferError           the move broke off
 │   ├── LinkLost            end of file or silence on the link
 │   ├── ProtocolError       the peer sent what the protocol does not allow
+│   ├── StepTimeout         a step did not end within its limit
 │   └── StateMismatch       what arrived is not what left
 ├── ProcessGone             the process ended while it was worked on
 ├── Cancelled               the user gave up, or a Docker command came between
 ├── InDoubt                 committed, but the target did not confirm
+├── NoSuchMove              the host knows no move of that ID
+├── UnderWay                a peer is at work on the move, or on the container
+├── Contradicted            the other side of the move says otherwise
 ├── UsageError              the command line is wrong
 └── InternalError           a defect in docker-livemig
 
@@ -202,6 +206,12 @@ class StateMismatch(TransferError):
     code = "state-mismatch"
 
 
+class StepTimeout(TransferError):
+    """A step of the move did not end within its limit."""
+
+    code = "step-timeout"
+
+
 class ProcessGone(LivemigError):
     """The process ended while it was worked on."""
 
@@ -218,6 +228,24 @@ class InDoubt(LivemigError):
     """The move was committed, but the target did not confirm that the container runs there."""
 
     code = "in-doubt"
+
+
+class NoSuchMove(LivemigError):
+    """The host knows no move of that ID."""
+
+    code = "no-such-move"
+
+
+class UnderWay(LivemigError):
+    """A peer is at work on the move that was named, or on one of the container."""
+
+    code = "under-way"
+
+
+class Contradicted(LivemigError):
+    """The other side of the move says otherwise than the operator."""
+
+    code = "contradicted"
 
 
 class UsageError(LivemigError):

@@ -79,6 +79,11 @@ class FrameType(IntEnum):
     FINISHED = 43
     RESUME = 50
     STATUS = 51
+    QUERY = 52
+    REPORT = 53
+    RECOVER = 54
+    RECOVERED = 55
+    SETTLE = 56
 
 
 @dataclass(frozen=True, slots=True)

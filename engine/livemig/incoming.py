@@ -24,7 +24,7 @@ from livemig.model import Image, Kind, MappedFile, Mapping, Process
 from livemig.pages import Batch
 from livemig.refusing import refusing
 from livemig.rounds import LayoutUpdate, RoundEnd
-from livemig.stdin import feed
+from livemig.stdin import feed, inode
 from livemig.system import handles
 from livemig.system.memory import PAGE_SIZE
 
@@ -56,6 +56,11 @@ class Incoming:
     def backend(self) -> str:
         """Which back end lays the memory out."""
         return self._layout.name
+
+    @property
+    def stdin_inode(self) -> int:
+        """What tells the container's standard input from every other file; 0 without one."""
+        return inode(self._stdin)
 
     @refusing("laying out memory")
     def follow(self, update: LayoutUpdate) -> None:

@@ -33,8 +33,10 @@ _GONE = (errno.EPIPE, errno.ECONNRESET, errno.EBADF, errno.ENOTCONN)
 class Link:
     """Frames to and from one peer over ``rfd`` and ``wfd``, which the link owns and closes.
 
-    ``name`` says in errors who is on the other side. ``silence`` and ``heartbeat`` are seconds,
-    and so is ``greeting``, the silence that is allowed before the first byte (None: as later).
+    ``name`` says in errors who is on the other side. ``silence``, ``heartbeat`` and ``stuck`` are
+    seconds: until a side that is not heard is lost, until one says something, and until a side
+    that takes no byte is lost, whatever it says. So is ``greeting``, the silence that is allowed
+    before the first byte (None: as later).
     ``closed`` is called once, from a thread of the link, when the link dies for any reason but
     ``close``; it must not block.
     """
@@ -48,13 +50,14 @@ class Link:
         silence: float = 15.0,
         greeting: float | None = None,
         heartbeat: float = 5.0,
+        stuck: float = 120.0,
         closed: Callable[[LivemigError], None] | None = None,
     ) -> None:
         self.name = name
         self.bytes_sent = 0
         self.bytes_received = 0
         self._rfd, self._wfd = rfd, wfd
-        self._silence, self._heartbeat = silence, heartbeat
+        self._silence, self._heartbeat, self._stuck = silence, heartbeat, stuck
         self._greeting = greeting or silence
         self._closed = closed
         self._lock = threading.Lock()
@@ -312,6 +315,8 @@ class Link:
                     self._drained.notify_all()
         except OSError as error:
             self._hear_last_words(error)
+        except LinkLost as error:
+            self.fail(error)
 
     def _next_item(self) -> tuple[list[Buffer], int] | None:
         """Return the head of the queue, which stays queued; None once the link is dead."""
@@ -329,7 +334,8 @@ class Link:
             try:
                 parts = self._advance(parts, os.writev(self._wfd, parts[:_IOV_MAX]))
             except BlockingIOError:
-                self._await(self._wfd, select.POLLOUT, 3600.0)
+                if not self._await(self._wfd, select.POLLOUT, self._stuck):
+                    raise LinkLost(f"{self.name} took no data for {self._stuck:g} s") from None
 
     def _hear_last_words(self, error: OSError) -> None:
         """The peer reads no more: leave the reader a moment to find the ERROR that says why."""

@@ -6,6 +6,7 @@ import fcntl
 import os
 import select
 from collections.abc import Iterator
+from contextlib import suppress
 
 from livemig.errors import TransferError
 from livemig.model import Role
@@ -74,6 +75,25 @@ class UnreadInput:
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self._descriptor)
+
+
+def inode(descriptor: int | None) -> int:
+    """Return what tells the standard input's pipe from every other; 0 without one."""
+    return os.fstat(descriptor).st_ino if descriptor is not None else 0
+
+
+def reopen(pid: int, number: int) -> int | None:
+    """Return a new writer of the pipe with inode ``number``, found by who still has it open.
+
+    That is process ``pid``, or its parent, which fills it. None where neither has it.
+    """
+    for owner in (pid, int(procfs.read_status(pid)["PPid"])):
+        for descriptor in procfs.descriptors(owner):
+            path = f"/proc/{owner}/fd/{descriptor}"
+            with suppress(FileNotFoundError):
+                if os.stat(path).st_ino == number:
+                    return os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return None
 
 
 def feed(descriptor: int, data: bytes, timeout: float) -> int:

@@ -37,10 +37,15 @@ examples:
   docker livemig web ssh://root@10.0.0.2    the same, to a host by its address
   docker livemig --mode stop-and-copy web b stop it, copy it, let it run on
   docker --context a livemig web b          move it from the host of context "a" to "b"
-  docker livemig -- version b               move a container that is called "version"
+  docker livemig -- status b                move a container that is called "status"
 
 commands (as the first word):
   setup [--dry-run] [--undo]   register the runtime that holds containers with this host's Docker
+  status [HOST]                list the moves that are under way or in doubt, and what each side
+                               knows of them
+  recover [ID] [--abort|--commit]
+                               end a move whose peers are gone; the options are for when the other
+                               host cannot be asked
   version                      show the versions of program and protocol
 
 HOST is the name of a docker context with an ssh endpoint, a name that ssh knows, or
@@ -77,6 +82,8 @@ def main(argv: Sequence[str]) -> int:
         debug = given.debug
         if given.config:
             os.environ["DOCKER_CONFIG"] = given.config
+        if words and words[0] in _QUESTIONS:
+            return _ask(words[0], words[1:], given)
         if words and words[0] in _COMMANDS:
             return _COMMANDS[words[0]](words[1:])
         options = move_parser().parse_args(words)
@@ -317,6 +324,30 @@ def _setup(words: list[str]) -> int:
 def _version(words: list[str]) -> int:
     _Parser(prog=f"docker {_PLUGIN} version", allow_abbrev=False).parse_args(words)
     sys.stdout.write(f"docker-livemig {VERSION}, protocol {PROTOCOL}\n")
+    return SUCCESS
+
+
+_QUESTIONS = {
+    "status": "List the moves of a host that are under way or in doubt, with what each side knows.",
+    "recover": "End a move whose peers are gone. Both journals settle where the container runs: "
+    "where it was committed, on the target, else on the source.",
+}
+
+
+def _ask(command: str, words: list[str], given: Globals) -> int:
+    from docker_livemig import inquiry  # noqa: PLC0415  --help and version start faster without
+
+    asks = {
+        "status": (inquiry.status_parser, inquiry.status),
+        "recover": (inquiry.recover_parser, inquiry.recover),
+    }
+    arguments, answer = asks[command]
+    parser = _Parser(
+        prog=f"docker {_PLUGIN} {command}", description=_QUESTIONS[command], allow_abbrev=False
+    )
+    options = arguments(parser).parse_args(words)
+    if text := answer(options, hosts.current_endpoint(given.host, given.context)):
+        sys.stdout.write(text + "\n")
     return SUCCESS
 
 

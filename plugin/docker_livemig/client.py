@@ -13,17 +13,22 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from types import FrameType as StackFrame
+from typing import TypeVar
 
 from docker_livemig import far, hosts
 from docker_livemig.progress import Display
-from docker_livemig.requests import MoveRequest, MoveSummary, Progress
-from livemig.errors import Cancelled, LivemigError, UsageError
+from docker_livemig.requests import MoveRequest, MoveSummary, Progress, Recover, Recovered
+from docker_livemig.steps import ANSWER
+from livemig.errors import Cancelled, LinkLost, LivemigError, NoSuchMove, UsageError
 from livemig.frames import FrameType
 from livemig.link import Link
 from livemig.wire import from_wire, to_wire
 
+_T = TypeVar("_T")
 _END = 5.0
+_INQUIRY = 6 * ANSWER  # seconds for a host to ask other hosts, and to end what is to be ended
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -31,17 +36,59 @@ def carry_out(endpoint: str, request: MoveRequest, display: Display) -> MoveSumm
     """Have the move done by a peer at the docker endpoint in force; return its summary.
 
     Waits a moment for the peer to end once it has said its last, so that nothing is left to see;
-    it is never ended from here.
+    it is never ended from here. Where it dies by itself, another one ends the move.
     """
     peer = start_source(endpoint)
     patience = _END
+    seen = Seen()
     try:
-        return move(peer, request, display)
+        return move(peer, request, display, seen)
+    except LinkLost as error:
+        if peer.link.dead is not None and seen.move_id:
+            display.note("the peer of this move is gone; another one ends it")
+            error.message += f"; {_end_orphan(endpoint, seen.move_id)}"
+        raise
     except LivemigError:
         patience = 0.0 if peer.link.dead is None else _END
         raise
     finally:
         peer.leave(patience)
+
+
+def _end_orphan(endpoint: str, move_id: str) -> str:
+    try:
+        (outcome,) = end_moves(endpoint, Recover(move_id)).outcomes
+    except NoSuchMove:
+        return "the container is where it was"
+    except LivemigError as error:
+        return f"{error.message} (`docker livemig recover {move_id}`)"
+    return f"the move was {outcome.text}"
+
+
+def end_moves(endpoint: str, request: Recover) -> Recovered:
+    """Have the host of an endpoint end the moves that are asked for."""
+    around = surroundings(endpoint)
+    request = replace(request, docker_host=around["docker_host"], ssh_agent=around["ssh_agent"])
+    peer = start_source(endpoint)
+    return ask(peer, FrameType.RECOVER, request, FrameType.RECOVERED, Recovered)
+
+
+def ask(peer: far.FarPeer, kind: FrameType, body: object, answer: FrameType, cls: type[_T]) -> _T:
+    """Ask ``peer`` something and return the body of its answer; the peer then ends."""
+    try:
+        peer.link.send(kind, to_wire(body))
+        return from_wire(cls, peer.link.expect(answer, timeout=_INQUIRY).body)
+    finally:
+        peer.leave(_END)
+
+
+def surroundings(endpoint: str) -> dict[str, str]:
+    """Return what a peer on this host needs to know of the command that started it."""
+    local = endpoint.startswith("unix://")
+    return {
+        "docker_host": endpoint if local else "",
+        "ssh_agent": os.environ.get("SSH_AUTH_SOCK", "") if local else "",
+    }
 
 
 def start_source(endpoint: str) -> far.FarPeer:
@@ -60,7 +107,16 @@ def start_source(endpoint: str) -> far.FarPeer:
     )
 
 
-def move(peer: far.FarPeer, request: MoveRequest, display: Display) -> MoveSummary:
+@dataclass
+class Seen:
+    """What the client has learnt of a move on the way: its ID, once there is a journal."""
+
+    move_id: str = ""
+
+
+def move(
+    peer: far.FarPeer, request: MoveRequest, display: Display, seen: Seen | None = None
+) -> MoveSummary:
     """Ask ``peer`` for the move and show its progress; return its summary.
 
     Raises the error that the move ended with; Cancelled where the user did not wait for the end.
@@ -71,7 +127,10 @@ def move(peer: far.FarPeer, request: MoveRequest, display: Display) -> MoveSumma
             frame = peer.link.expect(FrameType.PROGRESS, FrameType.SUMMARY)
             if frame.type is FrameType.SUMMARY:
                 return from_wire(MoveSummary, frame.body)
-            display.update(from_wire(Progress, frame.body))
+            progress = from_wire(Progress, frame.body)
+            if seen is not None:
+                seen.move_id = progress.move
+            display.update(progress)
 
 
 @contextlib.contextmanager

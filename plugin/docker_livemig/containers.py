@@ -259,7 +259,7 @@ def start_held(api: docker.APIClient, container_id: str, spec: ContainerSpec | N
                 f"source and by {profile!r} on {os.uname().nodename}"
             )
     except BaseException:
-        _kill(api, container_id)
+        kill(api, container_id)
         hold.forget(container_id)
         raise
     return int(found["State"]["Pid"])
@@ -278,7 +278,7 @@ def remove(
 
     ``thaw`` is called once its processes are killed, for one that was frozen behind Docker's back.
     """
-    _kill(api, container_id)
+    kill(api, container_id)
     if thaw:
         thaw()
     _remove(api, container_id, volumes=True)
@@ -321,7 +321,7 @@ def _image_name(api: docker.APIClient, spec: ContainerSpec) -> str:
     return spec.image_ref if same else spec.image_id
 
 
-def _kill(api: docker.APIClient, container_id: str) -> None:
+def kill(api: docker.APIClient, container_id: str) -> None:
     """Send SIGKILL to PID 1 without Docker, which would not for one that it thinks is paused."""
     with translating(f"looking at container {container_id[:12]}", TransferError):
         try:

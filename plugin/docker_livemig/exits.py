@@ -17,6 +17,9 @@ EXIT_CODES: dict[type[LivemigError], int] = {
     errors.KernelLacks: 4,
     errors.ProcessGone: 5,
     errors.InDoubt: 6,
+    errors.NoSuchMove: 7,
+    errors.UnderWay: 8,
+    errors.Contradicted: 9,
     errors.ContainerError: 10,
     errors.NoSuchContainer: 11,
     errors.NotRunning: 12,
@@ -40,6 +43,7 @@ EXIT_CODES: dict[type[LivemigError], int] = {
     errors.LinkLost: 41,
     errors.ProtocolError: 42,
     errors.StateMismatch: 43,
+    errors.StepTimeout: 44,
     errors.Cancelled: 130,
 }
 

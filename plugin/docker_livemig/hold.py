@@ -1,7 +1,8 @@
 """The containers that are held on this host for a process to move in.
 
-A record per container in /run/livemig/hold, shared with ``livemig-runc``, which is a program of its
-own and documents the layout: its states are ``pending``, ``held`` and ``running``, in that order.
+A record per container in /var/lib/livemig/.hold, shared with ``livemig-runc``, which is a program
+of its own and documents the layout: its states are ``pending``, ``held`` and ``running``, in that
+order. They outlive the host: after a restart too, Docker must not start what was held.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ State = Literal["pending", "held", "running"]
 PLACE = "/dev/.livemig-hold"
 """Where a held container finds the hold program; gone after `unmount`."""
 
-_DIRECTORY = "/run/livemig/hold"
+_DIRECTORY = "/var/lib/livemig/.hold"
 _STATES = ("pending", "held", "running")
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
@@ -152,6 +153,8 @@ def _write(path: Path, record: dict[str, Any]) -> None:
     try:
         with os.fdopen(handle, "w") as file:
             json.dump(record, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.rename(temporary, path)
     except BaseException:
         os.unlink(temporary)

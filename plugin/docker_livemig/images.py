@@ -274,6 +274,12 @@ def _check_manifest(manifest: bytes, spec: ImageSpec) -> None:
 # Target: what arrives
 
 
+def expected(api: docker.APIClient, spec: ImageSpec) -> Loaded:
+    """Return what `load` or `adopt` will change on this host, for a journal that comes first."""
+    tagged = not spec.image_tag or _id_of(api, spec.image_tag) == spec.image_id
+    return Loaded(spec.image_id, not has(api, spec), "" if tagged else spec.image_tag)
+
+
 def load(api: docker.APIClient, chunks: Iterator[bytes], spec: ImageSpec) -> Loaded:
     """Load what `export_missing` yields and set the tag; nothing is left of a load that fails.
 

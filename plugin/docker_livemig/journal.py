@@ -2,16 +2,19 @@
 
 /var/lib/livemig/ID/journal holds one JSON object a line, each on disk (fsync of file and directory)
 before ``append`` returns. A last line that a crash cut short was never promised to anybody, and is
-dropped.
+dropped. The peer that owns a move holds a lock on the directory, which ends with it: so another one
+can tell whether it lives.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from livemig.errors import ProtocolError
 
 STATE_DIR = Path("/var/lib/livemig")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_PAUSE = 0.05
 
 
 @dataclass(frozen=True)
@@ -48,19 +52,63 @@ class Journal:
         self.move_id = move_id
         self.directory = (root or state_dir()) / move_id
         self.path = self.directory / "journal"
+        self._lock = -1
 
     @classmethod
     def all(cls, root: Path | None = None) -> Iterator[Journal]:
-        """Yield every journal that is kept on this host, in the order of their IDs."""
+        """Yield every journal that is kept on this host, in the order of their IDs.
+
+        One without a line is what a crash leaves that came before the first, or after the last.
+        """
         place = root or state_dir()
-        for path in sorted(place.glob("*/journal")):
-            if _ID.fullmatch(path.parent.name):
-                yield cls(path.parent.name, place)
+        for path in sorted(place.glob("*")):
+            if _ID.fullmatch(path.name) and path.is_dir():
+                yield cls(path.name, place)
+
+    def begin(self, state: str, /, **details: Any) -> None:
+        """Take the move, which is new on this host, and write its first line.
+
+        ProtocolError where another peer of this host has it.
+        """
+        while self._lock < 0:  # a sweep may remove the empty directory before it is locked
+            self._create()
+            if not self.take():
+                break
+        if self._lock < 0 or self.path.exists():
+            raise ProtocolError(f"the move {self.move_id} is known on this host already")
+        self.append(state, **details)
+
+    def take(self, patience: float = 0.0) -> bool:
+        """Become the owner of the move; False where another peer is, ``patience`` s long.
+
+        True too where there is no journal. The lock ends with ``leave``, or with this process.
+        """
+        deadline = time.monotonic() + patience
+        while self._lock < 0:
+            try:
+                handle = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return True
+            if _locked(handle, self.directory):
+                self._lock = handle
+                break
+            os.close(handle)
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_PAUSE)  # flock(2) has no time limit of its own
+        return True
+
+    def leave(self) -> None:
+        """Let others own the move."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def append(self, state: str, /, **details: Any) -> None:
         """Add a line; when this returns, it outlives a crash of the host. Raises OSError."""
         line = json.dumps({"state": state, "time": time.time(), "details": details}) + "\n"
         self._create()
+        new = not self.path.exists()
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         fd = os.open(self.path, flags, 0o600)
         try:
@@ -69,7 +117,8 @@ class Journal:
             os.fsync(fd)
         finally:
             os.close(fd)
-        _sync_directory(self.directory)
+        if new:
+            _sync_directory(self.directory)
 
     def read(self) -> list[Entry]:
         """Return the lines that were written in full; none if there is no journal."""
@@ -85,21 +134,42 @@ class Journal:
         entries = self.read()
         return entries[-1] if entries else None
 
+    @property
+    def state(self) -> str:
+        """The state of the last line, empty without one."""
+        last = self.last()
+        return last.state if last else ""
+
+    def details(self) -> dict[str, Any]:
+        """Return what all lines say together, the later ones over the earlier."""
+        found: dict[str, Any] = {}
+        for entry in self.read():
+            found |= entry.details
+        return found
+
     def remove(self) -> None:
-        """Remove the journal, durably; nothing happens if there is none."""
+        """Remove the journal, durably, and leave it; nothing happens if there is none."""
         self.path.unlink(missing_ok=True)
-        try:
+        with suppress(FileNotFoundError):
             _sync_directory(self.directory)
             self.directory.rmdir()
-        except FileNotFoundError:
-            return
-        _sync_directory(self.directory.parent)
+            _sync_directory(self.directory.parent)
+        self.leave()
 
     def _create(self) -> None:
         if not self.directory.is_dir():
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             _sync_directory(self.directory.parent)
             _sync_directory(self.directory.parent.parent)
+
+
+def _locked(handle: int, place: Path) -> bool:
+    """Lock a directory; False where another has it, or where it is not in its place any more."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle), place.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _parse(line: bytes) -> Entry | None:

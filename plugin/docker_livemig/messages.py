@@ -8,7 +8,7 @@ import msgpack  # type: ignore[import-untyped]
 import xxhash
 
 from docker_livemig.containers import ContainerSpec
-from docker_livemig.requests import Mode
+from docker_livemig.requests import Force, Mode
 from livemig.frames import Body
 from livemig.model import Image
 
@@ -78,8 +78,16 @@ class Resume:
 
 
 @dataclass(frozen=True)
+class Settle:
+    """SETTLE: the target of a move asks its source for the decision."""
+
+    move_id: str
+    force: Force = ""
+
+
+@dataclass(frozen=True)
 class Status:
-    """STATUS: where the target stands: "ready", "running", "unknown", or "abandoned after …"."""
+    """STATUS: where the target stands: "ready", "running", "lost", "unknown" or "busy"."""
 
     state: str
     container_id: str = ""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from docker_livemig.exits import SUCCESS, exit_code
 from docker_livemig.far import HELLO_TIMEOUT, facts, local_argv, read_hello
-from docker_livemig.requests import MoveRequest
+from docker_livemig.requests import MoveRequest, Query, Recover
 from livemig.errors import InternalError, LivemigError, NotRoot, ProtocolError
 from livemig.frames import Frame, FrameType
 from livemig.link import Link
@@ -30,10 +30,14 @@ _LAST_WORDS = 5.0
 
 @dataclass(frozen=True)
 class Roles:
-    """What a peer can become: ``source`` for MOVE; ``target`` for PREPARE, RESUME and STATUS."""
+    """What a peer can become: ``source`` for MOVE; ``target`` for PREPARE and RESUME.
+
+    ``operator`` answers QUERY, RECOVER and SETTLE; it gets the user that ssh runs as, too.
+    """
 
     source: Callable[[MoveRequest, Link], None]
     target: Callable[[Frame, Link], None]
+    operator: Callable[[Frame, Link, str], None]
 
 
 def main(*, through_sudo: bool = False) -> int:
@@ -51,7 +55,7 @@ def main(*, through_sudo: bool = False) -> int:
     _detach()
     caller = os.environ.get("SUDO_USER", "") if through_sudo else ""
     with Link(rfd, wfd, name="the other side") as link:
-        return serve(link, Roles(_source, _target), caller=caller)
+        return serve(link, Roles(_source, _target, _operator), caller=caller)
 
 
 def serve(link: Link, roles: Roles, *, caller: str = "") -> int:
@@ -82,8 +86,10 @@ def _dispatch(first: Frame, link: Link, roles: Roles, caller: str) -> None:
     if first.type is FrameType.MOVE:
         request = from_wire(MoveRequest, first.body)
         roles.source(replace(request, run_ssh_as=caller), link)
-    elif first.type in (FrameType.PREPARE, FrameType.RESUME, FrameType.STATUS):
+    elif first.type in (FrameType.PREPARE, FrameType.RESUME):
         roles.target(first, link)
+    elif first.type in (FrameType.QUERY, FrameType.RECOVER, FrameType.SETTLE):
+        roles.operator(first, link, caller)
     else:
         raise ProtocolError(f"{link.name} began with {first.type.name}")
 
@@ -141,8 +147,7 @@ def _detach() -> None:
 def _source(request: MoveRequest, client: Link) -> None:
     from docker_livemig import source  # noqa: PLC0415  heavy: greet first
 
-    if request.docker_host:
-        os.environ["DOCKER_HOST"] = request.docker_host
+    _use_engine(request.docker_host)
     source.run(request, client)
 
 
@@ -150,3 +155,23 @@ def _target(first: Frame, link: Link) -> None:
     from docker_livemig import target  # noqa: PLC0415  heavy: greet first
 
     target.run(first, link)
+
+
+def _operator(first: Frame, link: Link, caller: str) -> None:
+    from docker_livemig import messages, recover, status  # noqa: PLC0415  heavy: greet first
+
+    if first.type is FrameType.SETTLE:
+        recover.decide_for_target(from_wire(messages.Settle, first.body), link)
+    elif first.type is FrameType.QUERY:
+        query = from_wire(Query, first.body)
+        _use_engine(query.docker_host)
+        status.report(replace(query, run_ssh_as=caller), link)
+    else:
+        request = from_wire(Recover, first.body)
+        _use_engine(request.docker_host)
+        recover.recover(replace(request, run_ssh_as=caller), link)
+
+
+def _use_engine(address: str) -> None:
+    if address:
+        os.environ["DOCKER_HOST"] = address

@@ -7,9 +7,24 @@ from typing import Literal
 
 from livemig.model import RoundStat
 
-__all__ = ["Hello", "Mode", "MoveRequest", "MoveSummary", "Progress", "RoundStat"]
+__all__ = [
+    "Force",
+    "Hello",
+    "Mode",
+    "MoveRequest",
+    "MoveSummary",
+    "MoveView",
+    "Outcome",
+    "Progress",
+    "Query",
+    "Recover",
+    "Recovered",
+    "Report",
+    "RoundStat",
+]
 
 Mode = Literal["live", "stop-and-copy"]
+Force = Literal["", "abort", "commit"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +75,7 @@ class MoveRequest:
 
 @dataclass(frozen=True)
 class Progress:
-    """PROGRESS: where the move is.
+    """PROGRESS: where the move ``move`` (its ID, once it has one in a journal) is.
 
     ``phase`` is a stable word, ``text`` a sentence for people. In a round: its number, pages and
     bytes sent in it so far, bytes a second, and the pages known to be dirty.
@@ -73,6 +88,7 @@ class Progress:
     bytes: int = 0
     rate: float = 0.0
     dirty: int = 0
+    move: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,3 +113,82 @@ class MoveSummary:
     steps: dict[str, float] = field(default_factory=dict)
     source_kib: int = 0
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Query:
+    """QUERY: which moves does the host know, or what of the one with this ID?
+
+    ``ask`` has it ask the other host of each too. The rest is as in MoveRequest.
+    """
+
+    move_id: str = ""
+    ask: bool = False
+    docker_host: str = ""
+    ssh_agent: str = ""
+    run_ssh_as: str = ""
+
+
+@dataclass(frozen=True)
+class MoveView:
+    """What a host knows of a move.
+
+    ``role`` is "source" or "target", ``state`` a word of `docker_livemig.steps`, ``copy`` what
+    there is of the container here: Docker's word, "frozen" or "gone". ``under_way`` says that a
+    peer of this host is at work on it. ``other`` is the other host, ``there`` what it said when
+    asked: a state and a copy, "nothing", or why it could not be asked. ``since`` is in seconds
+    since the epoch.
+    """
+
+    id: str
+    role: str
+    container: str
+    container_id: str
+    state: str
+    copy: str
+    under_way: bool
+    since: float
+    other: str
+    there: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """REPORT: the moves that ``host`` knows."""
+
+    host: str
+    moves: tuple[MoveView, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recover:
+    """RECOVER: end the move with this ID, or all that no peer is at work on.
+
+    ``force`` is the operator's word where the other host cannot be asked, ``other`` how to reach
+    it, where it is not reached as the move reached it.
+    """
+
+    move_id: str = ""
+    force: Force = ""
+    other: str = ""
+    docker_host: str = ""
+    ssh_agent: str = ""
+    run_ssh_as: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a move ended: ``result`` is "runs-here", "runs-there", "ended" or "in-doubt"."""
+
+    id: str
+    container: str
+    result: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """RECOVERED: how each move ended, on ``host``."""
+
+    host: str
+    outcomes: tuple[Outcome, ...] = ()

@@ -9,13 +9,13 @@ from typing import TypeVar
 from docker_livemig import far
 from docker_livemig.messages import Resume, Status
 from docker_livemig.requests import Hello, MoveRequest
-from livemig.errors import HostError, LivemigError, TransferError
-from livemig.frames import Buffer, FrameType
+from docker_livemig.steps import ANSWER
+from livemig.errors import HostError, InDoubt, LinkLost, LivemigError, StepTimeout, TransferError
+from livemig.frames import Buffer, Frame, FrameType
 from livemig.link import Link
 from livemig.wire import from_wire, to_wire
 
 _T = TypeVar("_T")
-ANSWER = 120.0  # seconds that the target has for one step
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
 
 
@@ -53,11 +53,22 @@ class Session:
 
     def expect(self, kind: FrameType, cls: type[_T]) -> _T:
         """Return the body of the next frame, which must be of that kind."""
-        return from_wire(cls, self.link.expect(kind, timeout=ANSWER).body)
+        return from_wire(cls, self._await(kind).body)
 
     def confirm(self, kind: FrameType) -> None:
         """Wait for a frame without a body."""
-        self.link.expect(kind, timeout=ANSWER)
+        self._await(kind)
+
+    def _await(self, kind: FrameType) -> Frame:
+        try:
+            return self.link.expect(kind, timeout=ANSWER)
+        except LinkLost as error:
+            if self.link.dead is not None:
+                raise
+            # The link lives: it is the step that does not end.
+            raise StepTimeout(
+                f"{self.hello.host} did not answer with {kind.name} within {ANSWER:g} s"
+            ) from error
 
     def resume(self, patience: float, go_on: Callable[[Status], _T]) -> _T:
         """Make the connection anew, and return what ``go_on`` makes of what the target says then.
@@ -97,8 +108,11 @@ class Session:
             self.resume(patience, lambda status: self._abort_ready(status, patience))
 
     def _abort_ready(self, status: Status, patience: float) -> None:
-        if status.state == "ready":
-            self._abort(patience)
+        if status.state == "running":
+            raise InDoubt(f"{self.hello.host} was told by its operator to let the copy run")
+        if status.state == "busy":
+            raise LinkLost(f"a peer on {self.hello.host} is at work on the move")
+        self._abort(patience)
 
     def _abort(self, patience: float) -> None:
         deadline = time.monotonic() + patience
@@ -110,7 +124,7 @@ class Session:
         except TransferError:
             raise
         except LivemigError:
-            return  # it broke off for a reason of its own, and has undone everything
+            return  # it broke off for a reason of its own: it has undone everything, or will
 
     def close(self) -> None:
         """Close the connection."""

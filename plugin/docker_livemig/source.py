@@ -1,7 +1,7 @@
 """The source's side of a move: it owns the migration.
 
-Phases follow one another; each that changed something leaves its undoing on a stack, which unwinds
-when a later one fails. ``_commit`` is the point of no return: it empties the stack. The target
+Phases follow one another. What goes wrong before the commit is undone: the container runs on, and
+the target is told. The line "committed" in the journal is the point of no return. The target
 follows by frames; PROTOCOL.md tells their order.
 """
 
@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import xxhash
 
-from docker_livemig import containers, engine_api, far, images, rootfs
+from docker_livemig import containers, copies, engine_api, far, images, rootfs
 from docker_livemig.bundle import seccomp_profile
 from docker_livemig.journal import Journal
 from docker_livemig.machine import check_machine, vdso_digest
@@ -32,40 +33,42 @@ from docker_livemig.messages import (
     Status,
     state_digest,
 )
+from docker_livemig.pace import Pace
 from docker_livemig.requests import MoveRequest, MoveSummary
 from docker_livemig.resolve import Resolved, refuse, resolve
 from docker_livemig.session import Session
-from docker_livemig.sweep import FREEZING, owner, sweep
+from docker_livemig.steps import SourcePhase, SourceState
+from docker_livemig.sweep import sweep
 from docker_livemig.watch import ClientWatch
 from livemig.errors import (
-    HostError,
     InDoubt,
     LivemigError,
     StateMismatch,
+    TargetError,
     TransferError,
     UsageError,
 )
 from livemig.frames import FrameType
 from livemig.link import Link
-from livemig.model import Image, RoundStat
+from livemig.model import Image
 from livemig.outgoing import Outgoing
 from livemig.stdin import UnreadInput
 from livemig.system import priority, procfs
-from livemig.system.memory import PAGE_SIZE
 from livemig.wire import to_wire
 
 _ABORT = 30.0
 _PATIENCE = 120.0  # seconds that a committed move tries to reach its target
 _LAST_INPUT = 5.0
-_MIN_ROUNDS = 2
-_SHRINKING = 0.8  # a round that leaves more than this share of what it found is one of the last
 _VERIFY_CHUNK = 1 << 20
 
 
 def run(request: MoveRequest, client: Link) -> None:
     """Carry out a move and tell ``client`` the summary; raises what stood in the way."""
     watch = ClientWatch(client, request.timeout_s)
-    summary = Move(request, watch).run()
+    try:
+        summary = Move(request, watch).run()
+    finally:
+        watch.end()
     client.send(FrameType.SUMMARY, to_wire(summary))
 
 
@@ -76,12 +79,16 @@ class Move:
     request: MoveRequest
     watch: ClientWatch
     move_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    rounds: list[RoundStat] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     downtime: float = 0.0
     layout: str = ""
-    _held: bool = False
     steps: dict[str, float] = field(default_factory=dict)
+    _session: Session = field(init=False)
+    _outgoing: Outgoing = field(init=False)
+    _told: bool = False  # the target knows of the move
+    _watching: bool = False  # the process has been looked at
+    _freezing: bool = False  # the container has lost its restart policy, and more
+    _held: bool = False  # the target may be ready
 
     def run(self) -> MoveSummary:
         """Go through all phases."""
@@ -98,14 +105,18 @@ class Move:
         self._resolved = resolve(self._spec)
         refuse(self._spec, self._resolved)
         self._journal = Journal(self.move_id)
-        with ExitStack() as close, ExitStack() as undo:
-            self._undo, self._close = undo, close
-            self._connect()
-            self._prepare()
-            self._create()
-            self._send_memory()
-            image = self._freeze()
-            self._send_state(image)
+        with ExitStack() as close:
+            self._close = close
+            try:
+                self._connect()
+                self._prepare()
+                self._create()
+                self._send_memory()
+                self._send_state(self._freeze())
+                self._decide()
+            except BaseException as reason:
+                self._undo(reason)
+                raise
             running = self._commit()
             self._finish()
         return self._summary(running)
@@ -113,16 +124,25 @@ class Move:
     # Phases that can be undone
 
     def _connect(self) -> None:
+        self.watch.enter(SourcePhase.CONNECT)
         self.watch.report("connect", f"connecting to {self.request.host}")
         self._session = Session(self.request, self.move_id)
         self._close.callback(self._session.close)
         check_machine(far.facts("source"), self._session.hello)
-        self._undo.callback(self.watch.detach)
         self.watch.attach(self._session.link)
 
     def _prepare(self) -> None:
+        self.watch.enter(SourcePhase.PREPARE)
         self._manifest = rootfs.scan(self._spec.upper_dir)
-        self._undo.callback(self._abort)
+        self._journal.begin(
+            SourceState.BEGUN,
+            spec=to_wire(self._spec),
+            host=self.request.host,
+            request=to_wire(self.request),
+            keep_source=self.request.keep_source,
+        )
+        self.watch.move_id = self.move_id
+        self._told = True
         self._session.send(
             FrameType.PREPARE,
             Prepare(
@@ -136,6 +156,7 @@ class Move:
             ),
         )
         prepared = self._session.expect(FrameType.PREPARED, Prepared)
+        self.watch.enter(SourcePhase.IMAGE)
         missing = images.missing(self._api, self._spec, prepared.chains)
         size = images.required_bytes(self._api, self._spec, missing)
         self.watch.report("image", f"sending {len(missing)} missing image layers ({size} bytes)")
@@ -146,9 +167,11 @@ class Move:
         self._session.confirm(FrameType.IMAGE_DONE)
 
     def _create(self) -> None:
+        self.watch.enter(SourcePhase.CREATE)
         self.watch.report("create", f"creating the held container on {self.request.host}")
         self._session.send(FrameType.CREATE)
         self.layout = self._session.expect(FrameType.CREATED, Created).layout
+        self.watch.enter(SourcePhase.FILES)
         self.watch.report("files", f"sending {self._manifest.size} bytes of changed files")
         changes = rootfs.everything(self._manifest)
         self._send_files(rootfs.pack(self._spec.upper_dir, changes, settle=True))
@@ -166,51 +189,19 @@ class Move:
             resolved.pid, resolved.freezer, resolved.streams, self.request.cache_mib << 20
         )
         self._close.callback(self._outgoing.close)
-        self._undo.callback(self._outgoing.release)
+        self._watching = True
+        self._pace = Pace(self.request, self.watch, self._session, self._outgoing)
         self._outgoing.start(live=live)
         if live:
             priority.background(self._session.processes())
-            self._iterate()
-        containers.set_policy_no(self._api, self._spec)
-        self._undo.callback(containers.restore_policy, self._api, self._spec.id, self._spec)
-        self._journal.append(
-            FREEZING,
-            container=self._spec.id,
-            host=self.request.host,
-            policy=self._spec.restart_policy,
-            owner=owner(),
-        )
-        self._undo.callback(self._journal.remove)
-
-    def _iterate(self) -> None:
-        """Send rounds until what is left fits the downtime, or they stop shrinking."""
-        fastest, before = 1.0, 0
-        while len(self.rounds) < self.request.max_rounds:
-            started = time.monotonic()
-            stat = self._round()
-            if stat.pages:
-                fastest = max(fastest, stat.pages * PAGE_SIZE / (time.monotonic() - started))
-            left = self._outgoing.waiting()
-            self.watch.report("round", stat=stat, rate=fastest, dirty=left)
-            fits = left / fastest * 1000 <= self.request.downtime_limit_ms
-            if len(self.rounds) >= _MIN_ROUNDS and (fits or left > before * _SHRINKING):
-                return
-            before = left
-
-    def _round(self) -> RoundStat:
-        started, sent = time.monotonic(), self._session.bytes_sent
-        stat = self._outgoing.round(self._session.link.send)
-        self._session.confirm(FrameType.ROUND_DONE)
-        result = replace(
-            stat,
-            bytes=self._session.bytes_sent - sent,
-            millis=(time.monotonic() - started) * 1000,
-        )
-        self.rounds.append(result)
-        return result
+            self._pace.iterate()
 
     def _freeze(self) -> Image:
+        self.watch.enter(SourcePhase.FREEZE)
         self.watch.report("freeze", "freezing the container")
+        self._freezing = True
+        self._journal.append(SourceState.FREEZING)
+        containers.set_policy_no(self._api, self._spec)
         priority.foreground(self._session.processes())
         self._session.send(FrameType.FREEZE)
         self._frozen_at = self._last_step = time.monotonic()
@@ -220,18 +211,21 @@ class Move:
         if changes := rootfs.changed(self._manifest, manifest):
             self._send_files(rootfs.pack(self._spec.upper_dir, changes))
         self._step("files")
-        self._round()
+        self._pace.round()
         self._step("last round")
         self._digests = self._digest_pages() if self.request.verify else ()
         return self._outgoing.extract()
 
     def _send_state(self, image: Image) -> None:
+        self.watch.enter(SourcePhase.STATE)
         self._step("extract")
         body = to_wire(State(image, self._digests))
-        self._held = True
-        self._session.send(FrameType.STATE, body)
+        # Frozen for good before the target can be ready: so a death of ours lets nothing run on.
         self._stdin = self._outgoing.seal()
         self._step("seal")
+        self._held = True
+        self._session.send(FrameType.STATE, body)
+        self.watch.enter(SourcePhase.REBUILD)
         ready = self._session.expect(FrameType.READY, Ready)
         if ready.state != state_digest(body):
             raise StateMismatch("the target built another state than was sent")
@@ -243,23 +237,69 @@ class Move:
             for start, data in self._outgoing.contents(_VERIFY_CHUNK)
         )
 
+    # Undoing
+
+    def _undo(self, reason: BaseException) -> None:
+        """Let the container run on, and have the target clean itself.
+
+        What cannot be done now stays in the journal, and ``reason`` says so.
+        """
+        self.watch.detach()
+        problems = self._try(self._note_return, self._release, self._restore_policy)
+        settled = not problems
+        problems += self._try(self._abort)
+        if not problems:
+            self._try(self._journal.remove)
+        elif settled and self._freezing:
+            self._try(lambda: self._journal.append(SourceState.RETURNED, settled=True))
+        if problems and isinstance(reason, LivemigError):
+            reason.message += f"; {'; '.join(problems)}"
+            reason.hint = f"`docker livemig recover {self.move_id}` does what is left to do"
+
+    def _try(self, *actions: Callable[[], object]) -> list[str]:
+        problems = []
+        for action in actions:
+            try:
+                action()
+            except (LivemigError, OSError) as error:
+                problems.append(str(error))
+        return problems
+
+    def _note_return(self) -> None:
+        if self._freezing:
+            self._journal.append(SourceState.RETURNED)
+
+    def _release(self) -> None:
+        if self._watching:
+            self._outgoing.release()
+
+    def _restore_policy(self) -> None:
+        if self._freezing:
+            containers.restore_policy(self._api, self._spec.id, self._spec)
+
     def _abort(self) -> None:
+        if not self._told:
+            return
         try:
             self._session.abort(held=self._held, patience=_ABORT)
         except LivemigError as error:
-            self.watch.report("abort", f"{self.request.host} may still hold the copy: {error}")
+            message = f"{self.request.host} may still hold the copy: {error.message}"
+            self.watch.report("abort", message)
+            raise TransferError(message) from error
 
     # The point of no return, and what comes after it
 
-    def _commit(self) -> Running:
-        """Decide for the target: from here on the source's copy never runs again."""
+    def _decide(self) -> None:
+        """Decide for the target: from here on the source's copy does not run again."""
+        self.watch.enter(SourcePhase.COMMIT)
         self.watch.commit()
-        self._journal.append("committed", container=self._spec.id, host=self.request.host)
-        self._undo.pop_all()
+        self._journal.append(SourceState.COMMITTED)
         self._step("commit")
+
+    def _commit(self) -> Running:
         try:
             running = self._tell_commit()
-        except TransferError as error:
+        except LivemigError as error:
             running = self._commit_again(error)
         self._step("switch")
         self.downtime = (time.monotonic() - self._frozen_at) * 1000
@@ -269,12 +309,20 @@ class Move:
         self._session.send(FrameType.COMMIT)
         return self._session.expect(FrameType.RUNNING, Running)
 
-    def _commit_again(self, reason: TransferError) -> Running:
-        """Bring the decision to a target whose connection was lost; InDoubt where that fails."""
+    def _commit_again(self, reason: LivemigError) -> Running:
+        """Bring the decision to a target whose connection was lost; InDoubt where that fails.
+
+        TargetError where the target's copy was lost before it ran: then the container runs on here.
+        """
         self.watch.report("resume", f"{reason.message}; connecting again")
         try:
             return self._session.resume(_PATIENCE, self._commit_where_it_stands)
-        except (TransferError, HostError) as error:
+        except TargetError as lost:
+            self._undo(lost)
+            raise
+        except InDoubt:
+            raise
+        except LivemigError as error:
             raise self._in_doubt(error.message) from error
 
     def _commit_where_it_stands(self, status: Status) -> Running:
@@ -282,29 +330,41 @@ class Move:
             return Running(status.container_id)
         if status.state == "ready":
             return self._tell_commit()
+        if status.state == "lost":
+            raise TargetError(
+                f"{self.request.host} lost the copy of {self._spec.name} before it ran; the "
+                "container runs on at the source",
+                hint="was the host, or its Docker, restarted? move it again",
+            )
+        if status.state == "busy":
+            raise TransferError(f"a peer on {self.request.host} is at work on the move")
         raise self._in_doubt(f"the move is {status.state} there")
 
     def _in_doubt(self, problem: str) -> InDoubt:
         return InDoubt(
             f"container {self._spec.name} was handed over to {self.request.host}, which does not "
             f"confirm that it runs there: {problem}",
-            hint=f"see `docker ps` there; the copy here stays frozen (move {self.move_id})",
+            hint=f"the copy here stays frozen: `docker livemig recover {self.move_id}`",
         )
 
     def _finish(self) -> None:
+        self.watch.enter(SourcePhase.FINISH)
         self.watch.report("finish", "removing the source's container")
         self._outgoing.kill()
         self._forward_input(self._stdin)
-        containers.remove_source(
-            self._api,
-            self._spec,
-            keep=self.request.keep_source,
-            new_name=containers.kept_name(self._spec, self.move_id),
-        )
-        self._journal.remove()
+        try:
+            copies.end(self._api, self._journal)
+            self._journal.remove()
+        except (LivemigError, OSError) as error:
+            self.notes.append(
+                f"the container's remains on the source could not be removed: {error}; "
+                f"`docker livemig recover {self.move_id}` does that"
+            )
+            return
+        self.watch.enter(SourcePhase.FAREWELL)
         try:
             self.notes += self._finish_target()
-        except (TransferError, HostError) as error:
+        except LivemigError as error:
             self.notes.append(f"{self.request.host} did not confirm the end: {error.message}")
 
     def _finish_target(self) -> tuple[str, ...]:
@@ -344,7 +404,7 @@ class Move:
             mode=self.request.mode,
             tracker=self._outgoing.tracker.name,
             layout=self.layout,
-            rounds=self.rounds,
+            rounds=self._pace.done,
             downtime_ms=self.downtime,
             total_ms=(time.monotonic() - self._started) * 1000,
             sent_bytes=self._session.bytes_sent,

@@ -1,79 +1,73 @@
-"""Clean up after peers of this host that were killed: what their journals still promise.
+"""Look after the moves of this host whose peers were killed: do what it can decide alone.
 
-Presumed abort: without COMMIT in its journal a source's container runs on, and a target's that is
-not READY is removed. What was committed, or is ready, this host cannot decide alone: it stays.
+Every peer that starts a move or takes part in one does this first. The rest needs the other side's
+word, and is left to `docker livemig recover`.
 """
 
 from __future__ import annotations
 
-import os
-
-import psutil
-from docker.errors import NotFound
-
 import docker
-from docker_livemig import containers
-from docker_livemig.engine_api import translating
-from docker_livemig.journal import Entry, Journal
-from livemig.errors import LivemigError, TransferError
-from livemig.freezer import Freezer
+from docker_livemig import copies, hold
+from docker_livemig.journal import Journal
+from docker_livemig.standing import look_after
+from docker_livemig.steps import SourceState
+from livemig.errors import LivemigError
 
-HELD, FREEZING = "held", "freezing"
-
-
-def owner() -> list[float]:
-    """Return what tells this process from every other, for the first entry of a journal."""
-    return [os.getpid(), psutil.Process().create_time()]
+_SOURCE = frozenset(SourceState)
 
 
 def sweep(api: docker.APIClient) -> list[str]:
-    """Undo the moves of dead peers; return a line for each, undone or not."""
+    """Look after every move whose owner is dead; return a line for each that is not ended."""
     lines = []
     for journal in Journal.all():
-        last = journal.last()
-        if last is None or last.state not in (HELD, FREEZING) or _lives(last):
+        if not journal.take():
             continue
-        name = last.details.get("container", "")
         try:
-            if last.state == HELD:
-                _remove(api, name)
-            else:
-                _let_run(api, name, last.details.get("policy"))
-            journal.remove()
-            lines.append(f"undid the move {journal.move_id}, which was {last.state}")
+            look_after_move(api, journal)
         except (LivemigError, OSError) as error:
-            lines.append(f"the move {journal.move_id}, which was {last.state}, stays: {error}")
+            lines.append(f"the move {journal.move_id}, which is {journal.state}: {error}")
+        finally:
+            journal.leave()
+    for container in hold.registered():
+        if copies.look(api, container).status == "gone":
+            hold.forget(container)
     return lines
 
 
-def _lives(entry: Entry) -> bool:
-    pid, created = entry.details.get("owner", (0, 0))
-    try:
-        return bool(psutil.Process(int(pid)).create_time() == created)
-    except psutil.NoSuchProcess:
-        return False
+def look_after_move(api: docker.APIClient, journal: Journal) -> None:
+    """Do what this host can decide alone about one move, which the caller owns."""
+    if is_source(journal):
+        let_source_run(api, journal)
+    else:
+        look_after(api, journal)
 
 
-def _freezer(api: docker.APIClient, container: str) -> Freezer | None:
-    """Return the freezer of a container that runs, None for one that does not or is gone."""
-    with translating(f"looking at container {container[:12]}", TransferError):
-        try:
-            state = api.inspect_container(container)["State"]
-        except NotFound:
-            return None
-    return Freezer.of_process(state["Pid"]) if state.get("Pid") else None
+def is_source(journal: Journal) -> bool:
+    """Tell whether this host is the source of a move."""
+    return journal.state in _SOURCE
 
 
-def _remove(api: docker.APIClient, container: str) -> None:
-    freezer = _freezer(api, container)
-    containers.remove(api, container, freezer.thaw if freezer else None)
+def let_source_run(api: docker.APIClient, journal: Journal) -> None:
+    """Let a container run on that was not handed over (presumed abort).
+
+    One that has ended when the target may be ready stays as it is: the target's copy would be the
+    last. The journal stays where the target has to be told.
+    """
+    state, spec = journal.state, copies.spec_of(journal)
+    if state == SourceState.BEGUN:
+        journal.remove()  # it was never stopped
+    elif state == SourceState.RETURNED or (
+        state == SourceState.FREEZING and copies.look(api, spec.id).lives
+    ):
+        give_back(api, journal)
 
 
-def _let_run(api: docker.APIClient, container: str, policy: object) -> None:
-    freezer = _freezer(api, container)
-    if freezer is None:
+def give_back(api: docker.APIClient, journal: Journal) -> None:
+    """Let the source's container run for good, once: the target's copy never will."""
+    if journal.details().get("settled"):
         return
-    freezer.thaw()
-    with translating(f"setting the restart policy of {container[:12]}", TransferError):
-        if api.inspect_container(container)["HostConfig"]["RestartPolicy"] != policy:
-            api.update_container(container, restart_policy=policy)
+    if journal.state != SourceState.RETURNED:
+        journal.append(SourceState.RETURNED)
+    since = next((line.time for line in journal.read() if line.state == SourceState.FREEZING), 0.0)
+    copies.let_run(api, copies.spec_of(journal), since)
+    journal.append(SourceState.RETURNED, settled=True)

@@ -2,104 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any
 
 import psutil
 import pytest
 
-from docker_livemig.exits import EXIT_CODES
-from livemig.errors import Cancelled, LinkLost, LivemigError
+from livemig.errors import Cancelled, LinkLost
 from tests import pace
 from tests.conftest import NothingLeft
-from tests.docker.moves import Pair, facts, inspect, processes, set_up, slow_link
-from tests.hosts import RECORDER, Host
+from tests.docker.commands import Command
+from tests.docker.moves import Pair, facts, processes, set_up, slow_link
+from tests.hosts import Host
 from tests.typist import Typist
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(90)]
 
 NAME = "staying"
-LIMIT = pace.limit(60)
 RATE = 24e6
 """Bytes a second; the memory of the container takes more than a second."""
 MEMORY = ("--heap", "32", "--rewrite", "random", "--per-mille", "300", "--every-ms", "20")
-
-
-class Command:
-    """A `docker livemig` that runs, and whose progress can be waited for."""
-
-    def __init__(self, host: Host, *words: str, env: dict[str, str] | None = None) -> None:
-        argv = ["setsid", "docker", "livemig", "--progress", "json", *words]
-        self._process = host.popen(
-            argv,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._watch = threading.Timer(LIMIT, self._process.kill)
-        self.said: list[dict[str, Any]] = []
-
-    def __enter__(self) -> Command:
-        self._watch.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.communicate()
-        self._watch.cancel()
-        self._watch.join()
-
-    def wait_for(self, phase: str, number: int = 0) -> None:
-        """Return once it has reported the phase, or in it the round."""
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self.said.append(json.loads(line))
-            progress = self.said[-1].get("progress", {})
-            if progress.get("phase") == phase and progress["round"] >= number:
-                return
-        raise AssertionError(f"it ended before {phase} {number or ''}: {self.said}")
-
-    def interrupt(self) -> None:
-        """Press Ctrl-C: the whole foreground group of the terminal hears it."""
-        os.killpg(self._process.inside(), signal.SIGINT)
-
-    def kill(self) -> None:
-        """Kill Docker's command and the plugin, so that neither can say a word."""
-        docker = psutil.Process(self._process.inside())
-        plugins = [each for each in docker.children() if "livemig" in each.cmdline()]
-        assert plugins
-        for each in (docker, *plugins):
-            each.kill()
-
-    def end(self) -> tuple[int, list[dict[str, Any]]]:
-        """Wait for the end; return the exit code and what was said last."""
-        out, err = self._process.communicate(timeout=LIMIT)
-        self.said += [json.loads(line) for line in err.splitlines()]
-        assert out == "" or self._process.returncode == 0
-        return self._process.returncode, self.said
-
-    def must_fail(self, error: type[LivemigError]) -> str:
-        """Wait for the end with this error, and return its message."""
-        code, said = self.end()
-        assert "error" in said[-1], said
-        assert (said[-1]["error"]["code"], code) == (error.code, EXIT_CODES[error]), said[-1]
-        message: str = said[-1]["error"]["message"]
-        return message
 
 
 @pytest.fixture(scope="module")
@@ -170,18 +92,7 @@ def test_the_peer_on_the_target_is_killed(pair: Pair, phase: str) -> None:
         for peer in processes(pair[1], "docker_livemig.main", "peer"):
             peer.kill()
         command.must_fail(LinkLost)
-    cannot_run(pair[1])
-
-
-def cannot_run(host: Host) -> None:
-    """See that a copy whose peer was killed never came to run, and clear it away by hand."""
-    state = inspect(host, NAME)["State"]
-    if state["Running"] and state["Pid"]:
-        command = host.run(["cat", f"/proc/{state['Pid']}/cmdline"], check=False).stdout
-        assert command in ("", "/dev/.livemig-hold\0")
-    host.run(["docker", "rm", "-f", NAME])
-    host.run(["docker", "rmi", RECORDER])
-    host.run(["sh", "-c", "rm -rf /run/livemig/*/* /var/lib/livemig/*"])
+    pair[1].run(["docker", "livemig", "recover"])
 
 
 @pytest.mark.parametrize("phase", ["create", "files", "freeze"])

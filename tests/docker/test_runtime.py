@@ -95,11 +95,9 @@ def test_the_mount_leaves_without_a_trace(host: Host, api: docker.APIClient, mad
     pid = inside(host, start_held, made)
     mounts = Path(f"/proc/{host.outer_pid(pid)}/mountinfo")
     assert "livemig-hold" in mounts.read_text()
-    api.pause(made)
     inside(host, hold.unmount, pid)
     inside(host, hold.unmount, pid)
     assert "livemig-hold" not in mounts.read_text()
-    api.unpause(made)
     assert "livemig" not in host.run(["docker", "exec", "held", "ls", "-a", "/dev"]).stdout
     assert api.diff(made) is None
 
@@ -117,6 +115,16 @@ def test_it_is_not_started_again_while_its_state_is_on_the_way(
     api.start(made)
     pid = api.inspect_container(made)["State"]["Pid"]
     assert Path(f"/proc/{host.outer_pid(pid)}/comm").read_text() == "recorder\n"
+
+
+def test_nobody_thaws_it_while_its_state_is_on_the_way(
+    host: Host, api: docker.APIClient, made: str
+) -> None:
+    inside(host, start_held, made)
+    api.pause(made)
+    with pytest.raises(APIError, match="is held for a move to this host that has not ended"):
+        api.unpause(made)
+    assert api.inspect_container(made)["State"]["Status"] == "paused"
 
 
 def test_unpause_thaws_nothing_once_the_application_runs(

@@ -88,10 +88,8 @@ def _links(host: Host) -> list[str]:
 
 # Made once, by whoever comes first, and empty afterwards.
 _RUNTIME_DIRECTORIES = (
-    "/run/livemig",
-    "/run/livemig/hold",
-    "/run/livemig/moves",
     "/var/lib/livemig",
+    "/var/lib/livemig/.hold",
 )
 
 

@@ -13,7 +13,20 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docker_livemig.requests import Hello, MoveRequest, MoveSummary, Progress, RoundStat
+from docker_livemig.messages import Resume, Settle, Status
+from docker_livemig.requests import (
+    Hello,
+    MoveRequest,
+    MoveSummary,
+    MoveView,
+    Outcome,
+    Progress,
+    Query,
+    Recover,
+    Recovered,
+    Report,
+    RoundStat,
+)
 from livemig.errors import ProtocolError, VersionMismatch
 from livemig.frames import (
     HEADER_SIZE,
@@ -180,7 +193,13 @@ def test_the_specification_lists_every_type() -> None:
     assert {name: int(value) for value, name in rows} == {t.name: t.value for t in FrameType}
 
 
-@pytest.mark.parametrize("cls", [Hello, MoveRequest, Progress, MoveSummary, RoundStat])
+SPECIFIED = [
+    *(Hello, MoveRequest, Progress, MoveSummary, RoundStat),
+    *(Query, Report, MoveView, Recover, Recovered, Outcome, Settle, Resume, Status),
+]
+
+
+@pytest.mark.parametrize("cls", SPECIFIED)
 def test_the_specification_names_every_field(cls: type) -> None:
     text = (Path(__file__).resolve().parents[2] / "PROTOCOL.md").read_text()
     for field in fields(cls):

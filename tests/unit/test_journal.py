@@ -79,7 +79,32 @@ def test_all_journals_of_a_host(tmp_path: Path) -> None:
     for move_id in ("b", "a"):
         Journal(move_id, tmp_path).append("preparing")
     (tmp_path / "empty").mkdir()
-    assert [journal.move_id for journal in Journal.all(tmp_path)] == ["a", "b"]
+    (tmp_path / ".hold").mkdir()
+    assert [journal.move_id for journal in Journal.all(tmp_path)] == ["a", "b", "empty"]
+    assert Journal("empty", tmp_path).state == ""
+
+
+def test_a_move_has_one_owner(tmp_path: Path) -> None:
+    mine, other = Journal("m1", tmp_path), Journal("m1", tmp_path)
+    mine.begin("preparing")
+    assert not other.take(0.1)
+    assert mine.take()
+    mine.leave()
+    assert other.take()
+    with pytest.raises(ProtocolError, match="the move m1 is known on this host already"):
+        mine.begin("preparing")
+    other.remove()
+    assert mine.take()
+    mine.begin("again")
+    assert mine.state == "again"
+    mine.remove()
+
+
+def test_details_add_up(tmp_path: Path) -> None:
+    journal = Journal("m1", tmp_path)
+    journal.append("preparing", container="web", number=1)
+    journal.append("committed", number=2)
+    assert journal.details() == {"container": "web", "number": 2}
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,28 @@ def test_send_blocks_when_much_is_queued_and_wakes_when_the_link_dies(bare: Bare
     assert isinstance(caught[0], LinkLost)
 
 
+def test_a_peer_that_takes_no_byte_is_lost_though_it_speaks() -> None:
+    ours, (rfd, wfd) = pipe_ends()
+    with Link(*ours, name="target", stuck=0.5) as link:
+        over = threading.Event()
+
+        def speak() -> None:
+            while not over.wait(0.1):
+                os.write(wfd, b"".join(encode(FrameType.PING)))
+
+        speaker = threading.Thread(target=speak)
+        speaker.start()
+        try:
+            link.send(FrameType.PAGES, None, bytes(QUEUE_LIMIT + MIB))
+            with pytest.raises(LinkLost, match=r"target took no data for 0\.5 s"):
+                link.send(FrameType.PAGES, None, bytes(MIB))
+        finally:
+            over.set()
+            speaker.join(5)
+    os.close(rfd)
+    os.close(wfd)
+
+
 def test_flush_does_not_take_death_for_success(bare: Bare) -> None:
     bare.link.send(FrameType.PAGES, None, bytes(4 * MIB))
     timer = threading.Timer(0.1, bare.hang_up)

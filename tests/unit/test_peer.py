@@ -45,6 +45,10 @@ class Played:
         self.firsts.append(first)
         self.act(link)
 
+    def operator(self, first: Frame, link: Link, caller: str) -> None:
+        assert caller == "alice"
+        self.target(first, link)
+
 
 @dataclass
 class Served:
@@ -69,7 +73,7 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Served]:
 
     def run() -> None:
         with Link(theirs, theirs, name="the other side") as link:
-            roles = peer.Roles(played.source, played.target)
+            roles = peer.Roles(played.source, played.target, played.operator)
             results.append(peer.serve(link, roles, caller="alice"))
 
     thread = threading.Thread(target=run)
@@ -114,8 +118,14 @@ def test_move_is_the_role_of_the_source(served: Served) -> None:
     ]
 
 
-@pytest.mark.parametrize("kind", [FrameType.PREPARE, FrameType.RESUME, FrameType.STATUS])
-def test_the_roles_of_the_target(served: Served, kind: FrameType) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(FrameType.PREPARE, FrameType.RESUME),
+        *(FrameType.QUERY, FrameType.RECOVER, FrameType.SETTLE),
+    ],
+)
+def test_the_other_roles(served: Served, kind: FrameType) -> None:
     greet(served.link)
     served.link.send(kind, {"x": 1})
     assert served.result() == 0
@@ -181,7 +191,7 @@ def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = (sock.detach() for sock in socket.socketpair())
     played = Played()
     with Link(theirs, theirs, name="x") as link, Link(ours, ours, name="peer") as other:
-        assert peer.serve(link, peer.Roles(played.source, played.target)) == 25
+        assert peer.serve(link, peer.Roles(played.source, played.target, played.operator)) == 25
         assert isinstance(outcome(other), errors.NotRoot)
 
 

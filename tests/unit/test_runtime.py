@@ -182,13 +182,14 @@ def test_a_held_container_is_not_created_again(
     assert config_of(bundle) == CONFIG
 
 
-def test_resume_thaws_until_the_application_runs_and_once_is_answered_without(
+def test_resume_is_refused_until_the_application_runs_and_once_is_answered_without_thawing(
     call: Call, called: Called, bundle: Path
 ) -> None:
     hold.pend(ID, Path("/bin/true"))
     call("create", "--bundle", str(bundle), ID)
-    assert call("--root", "/x", "resume", ID).returncode == 7
-    assert called() == ["--root", "/x", "resume", ID]
+    done = call("--root", "/x", "resume", ID)
+    assert (done.returncode, called()) == (1, None)
+    assert f"{ID[:12]} is held" in done.stderr
     hold.running(ID)
     assert call("--root", "/x", "resume", ID).returncode == 0
     assert called() is None

@@ -1,0 +1,192 @@
+"""The copy of a container that this host has: what it is, and each way in which it can end.
+
+All that is needed is in the journal and in Docker, so any peer of this host can do it, again too.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+from docker.errors import NotFound
+
+import docker
+from docker_livemig import containers, hold, images
+from docker_livemig.containers import ContainerSpec
+from docker_livemig.engine_api import DEFAULT_SOCKET, RUNTIME, translating
+from docker_livemig.images import Loaded
+from docker_livemig.journal import Journal
+from livemig.errors import TransferError
+from livemig.freezer import Freezer
+from livemig.wire import from_wire
+
+_PREFIX = "unix://"
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A container as Docker and the kernel see it; ``status`` is Docker's word, or "gone"."""
+
+    status: str
+    pid: int = 0
+    frozen: bool = False
+    policy: dict[str, Any] | None = None
+
+    @property
+    def lives(self) -> bool:
+        """Whether its first process is there, frozen or not."""
+        return self.pid != 0
+
+    @property
+    def word(self) -> str:
+        """Say it in one word."""
+        return "frozen" if self.lives and self.frozen else self.status
+
+
+def look(api: docker.APIClient, container: str) -> Copy:
+    """Return what there is of a container on this host."""
+    with translating(f"looking at container {container[:12]}", TransferError):
+        try:
+            found = api.inspect_container(container)
+        except NotFound:
+            return Copy("gone")
+    state = found["State"]
+    pid = int(state.get("Pid") or 0)
+    policy = found["HostConfig"].get("RestartPolicy")
+    if pid and (freezer := _freezer(pid)):
+        with suppress(OSError):  # its end may come between, and take the cgroup along
+            return Copy(state["Status"], pid, freezer.frozen(), policy)
+    return Copy(state["Status"] if not pid else "exited", 0, policy=policy)
+
+
+def spec_of(journal: Journal) -> ContainerSpec:
+    """Return the container that a move's journal is about, as its source described it."""
+    return from_wire(ContainerSpec, journal.details().get("spec"))
+
+
+# Source
+
+
+def let_run(api: docker.APIClient, spec: ContainerSpec, since: float = 0.0) -> None:
+    """Let the source's container run on as before, with its restart policy.
+
+    One that has ended because Docker was restarted after ``since`` (s since the epoch) is started
+    again, where its policy says so: Docker itself would have done that.
+    """
+    copy = look(api, spec.id)
+    if copy.status == "gone":
+        return
+    if copy.lives and copy.status != "paused" and (freezer := _freezer(copy.pid)):
+        freezer.thaw()
+    _restore_policy(api, spec.id, spec, copy, since)
+
+
+def end(api: docker.APIClient, journal: Journal) -> None:
+    """End the source's container, which was handed over: no instruction of it runs any more."""
+    spec, details = spec_of(journal), journal.details()
+    copy = look(api, spec.id)
+    if copy.status == "gone":
+        return
+    if copy.lives:
+        containers.kill(api, spec.id)
+        if freezer := _freezer(copy.pid):
+            freezer.thaw()
+    keep = bool(details.get("keep_source"))
+    name = containers.kept_name(spec, journal.move_id)
+    containers.remove_source(api, spec, keep=keep, new_name=name)
+
+
+# Target
+
+
+def discard(api: docker.APIClient, journal: Journal) -> None:
+    """Remove what a move has made on its target: the container, its hold, and the image."""
+    details = journal.details()
+    container = details.get("container") or _made_by(api, journal)
+    if container:
+        copy = look(api, container)
+        freezer = _freezer(copy.pid) if copy.lives else None
+        containers.remove(api, container, freezer.thaw if freezer else None)
+    if loaded := details.get("loaded"):
+        images.remove_loaded(api, from_wire(Loaded, loaded))
+
+
+def settle_in(api: docker.APIClient, journal: Journal) -> None:
+    """Tell Docker on the target that the container which arrived runs; may be done again."""
+    spec, container = spec_of(journal), journal.details()["container"]
+    copy = look(api, container)
+    if copy.lives and (freezer := _freezer(copy.pid)):
+        freezer.thaw()
+        if copy.status == "paused":
+            hold.running(container)
+            with translating(f"unpausing container {spec.name}", TransferError):
+                api.unpause(container)
+        with suppress(FileNotFoundError):
+            hold.unmount(copy.pid)
+    hold.forget(container)
+    since = next((line.time for line in journal.read() if line.state == "started"), 0.0)
+    _restore_policy(api, container, spec, copy, since)
+
+
+# Details
+
+
+def _restore_policy(
+    api: docker.APIClient, container: str, spec: ContainerSpec, copy: Copy, since: float
+) -> None:
+    if copy.status == "gone" or not spec.keeps_restarting:
+        return
+    if copy.policy != spec.restart_policy:
+        containers.restore_policy(api, container, spec)
+    if not copy.lives and since and engine_started() > since:
+        with translating(f"starting container {spec.name}", TransferError):
+            api.start(container)
+
+
+def _made_by(api: docker.APIClient, journal: Journal) -> str:
+    """Return the container that a peer made and could not note any more, empty without one.
+
+    It was never started, has our runtime, and was made after the journal said that it would be.
+    """
+    if journal.state != "creating":
+        return ""
+    with translating("listing containers", TransferError):
+        found = api.containers(all=True, filters={"status": "created"})
+        for each in found:
+            if f"/{spec_of(journal).name}" not in each["Names"]:
+                continue
+            host = api.inspect_container(each["Id"])["HostConfig"]
+            last = journal.last()
+            if host.get("Runtime") == RUNTIME and last and each["Created"] >= int(last.time):
+                return str(each["Id"])
+    return ""
+
+
+def engine_started() -> float:
+    """Return when this host's dockerd was started, in seconds since the epoch; 0 if unknown."""
+    address = os.environ.get("DOCKER_HOST", "")
+    path = (address if address.startswith(_PREFIX) else DEFAULT_SOCKET).removeprefix(_PREFIX)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        size = struct.calcsize("3i")
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    pid = struct.unpack("3i", credentials)[0]
+    with suppress(psutil.NoSuchProcess):
+        listener = psutil.Process(pid)
+        if listener.name() == "dockerd":
+            return float(listener.create_time())
+    # systemd(1) listens for it where the socket is activated.
+    daemons = [each for each in psutil.process_iter(["name", "ppid"]) if each.info["ppid"] == 1]
+    return max((d.create_time() for d in daemons if d.info["name"] == "dockerd"), default=0.0)
+
+
+def _freezer(pid: int) -> Freezer | None:
+    """Return the freezer of a container's first process, None where it has ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Freezer.of_process(pid)
+    return None

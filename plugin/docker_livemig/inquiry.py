@@ -1,0 +1,94 @@
+"""The commands `status` and `recover`: what they are called with, and what they show."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+
+from docker_livemig import client, far, hosts
+from docker_livemig.requests import MoveView, Query, Recover, Report
+from livemig.frames import FrameType
+
+
+def status_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Give ``parser`` the arguments of `status`."""
+    parser.add_argument(
+        "host", metavar="HOST", nargs="?", default="", help="whose moves (default: this host's)"
+    )
+    _add_format(parser)
+    return parser
+
+
+def recover_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Give ``parser`` the arguments of `recover`."""
+    add = parser.add_argument
+    add(
+        "id",
+        metavar="ID",
+        nargs="?",
+        default="",
+        help="of the move, or how it begins (default: every move that no peer is at work on)",
+    )
+    word = parser.add_mutually_exclusive_group()
+    word.add_argument(
+        "--commit",
+        action="store_const",
+        dest="force",
+        const="commit",
+        help="where the other host cannot be asked: the container is to run on the target",
+    )
+    word.add_argument(
+        "--abort",
+        action="store_const",
+        dest="force",
+        const="abort",
+        help="where the other host cannot be asked: the container is to run on the source",
+    )
+    add("--other", metavar="HOST", default="", help="how the move's other host is reached")
+    _add_format(parser)
+    return parser
+
+
+def _add_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+
+
+def status(options: argparse.Namespace, endpoint: str) -> str:
+    """Return what `docker livemig status` shows."""
+    if options.host:
+        peer, local = far.connect_ssh(hosts.resolve(options.host), role="client"), ""
+    else:
+        peer, local = client.start_source(endpoint), endpoint
+    query = Query(ask=True, **client.surroundings(local))
+    report = client.ask(peer, FrameType.QUERY, query, FrameType.REPORT, Report)
+    if options.format == "json":
+        return json.dumps(asdict(report), indent=2)
+    return _table(report.moves)
+
+
+def recover(options: argparse.Namespace, endpoint: str) -> str:
+    """Carry out `docker livemig recover`, and return what it shows."""
+    wish = Recover(move_id=options.id, force=options.force or "", other=options.other)
+    recovered = client.end_moves(endpoint, wish)
+    if options.format == "json":
+        return json.dumps(asdict(recovered), indent=2)
+    return "\n".join(f"{each.container or each.id}: {each.text}" for each in recovered.outcomes)
+
+
+def _table(moves: tuple[MoveView, ...]) -> str:
+    head = ("MOVE", "ROLE", "CONTAINER", "STATE", "COPY", "SINCE", "OTHER HOST", "THERE")
+    rows = [head]
+    for move in moves:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(move.since))
+        state = f"{move.state}, under way" if move.under_way else move.state
+        rows.append(
+            (move.id[:12], move.role, move.container, state, move.copy, since, move.other,
+             move.there)
+        )  # fmt: skip
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    return "\n".join(
+        "   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,60 @@
+"""How many rounds are sent while the container runs, and what each of them was."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from docker_livemig.requests import MoveRequest
+from docker_livemig.session import Session
+from docker_livemig.steps import SourcePhase
+from docker_livemig.watch import ClientWatch
+from livemig.frames import FrameType
+from livemig.model import RoundStat
+from livemig.outgoing import Outgoing
+from livemig.system.memory import PAGE_SIZE
+
+_MIN_ROUNDS = 2
+_SHRINKING = 0.8  # a round that leaves more than this share of what it found is one of the last
+
+
+class Pace:
+    """Sends the rounds of one move, and keeps their figures in ``done``."""
+
+    def __init__(
+        self, request: MoveRequest, watch: ClientWatch, session: Session, outgoing: Outgoing
+    ) -> None:
+        self._request = request
+        self._watch = watch
+        self._session = session
+        self._outgoing = outgoing
+        self.done: list[RoundStat] = []
+
+    def iterate(self) -> None:
+        """Send rounds until what is left fits the downtime, or they stop shrinking."""
+        fastest, before = 1.0, 0
+        while len(self.done) < self._request.max_rounds:
+            self._watch.enter(SourcePhase.ROUND)
+            started = time.monotonic()
+            stat = self.round()
+            if stat.pages:
+                fastest = max(fastest, stat.pages * PAGE_SIZE / (time.monotonic() - started))
+            left = self._outgoing.waiting()
+            self._watch.report("round", stat=stat, rate=fastest, dirty=left)
+            fits = left / fastest * 1000 <= self._request.downtime_limit_ms
+            if len(self.done) >= _MIN_ROUNDS and (fits or left > before * _SHRINKING):
+                return
+            before = left
+
+    def round(self) -> RoundStat:
+        """Send one round and wait until the target has it."""
+        started, sent = time.monotonic(), self._session.bytes_sent
+        stat = self._outgoing.round(self._session.link.send)
+        self._session.confirm(FrameType.ROUND_DONE)
+        result = replace(
+            stat,
+            bytes=self._session.bytes_sent - sent,
+            millis=(time.monotonic() - started) * 1000,
+        )
+        self.done.append(result)
+        return result

@@ -1,0 +1,226 @@
+"""`docker livemig recover`: end moves whose peers are gone, from either host.
+
+The source decides (settle). Where the target is asked to recover, it goes to the source for the
+decision. Where the other host cannot be asked, the operator's word counts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import docker
+from docker_livemig import copies, engine_api, far, hosts
+from docker_livemig.journal import Journal
+from docker_livemig.messages import Resume, Settle
+from docker_livemig.requests import MoveRequest, Outcome, Recover, Recovered
+from docker_livemig.settle import settle
+from docker_livemig.standing import say_where, start_copy
+from docker_livemig.steps import SourceState, TargetState
+from docker_livemig.sweep import give_back, is_source, look_after_move
+from livemig.errors import (
+    Contradicted,
+    HostError,
+    HostUnreachable,
+    InDoubt,
+    LivemigError,
+    NoSuchMove,
+    UnderWay,
+)
+from livemig.frames import FrameType
+from livemig.link import Link
+from livemig.wire import from_wire, to_wire
+
+
+def recover(request: Recover, client: Link) -> None:
+    """End the move that is asked for, or all; tell ``client`` how each ended.
+
+    An error of the only one is raised; of several it is the outcome.
+    """
+    api = engine_api.connect()
+    outcomes = []
+    for journal in find(request.move_id):
+        if not journal.take():
+            if request.move_id:
+                raise UnderWay(
+                    f"a peer on {os.uname().nodename} is at work on the move {journal.move_id}",
+                    hint="wait for it, or end that peer: what it had not committed is undone then",
+                )
+            continue
+        try:
+            outcomes.append(_Case(api, journal, request).end())
+        except LivemigError as error:
+            if request.move_id:
+                raise
+            outcomes.append(Outcome(journal.move_id, "", "in-doubt", error.message))
+        finally:
+            journal.leave()
+    client.send(FrameType.RECOVERED, to_wire(Recovered(os.uname().nodename, tuple(outcomes))))
+
+
+def find(move_id: str) -> list[Journal]:
+    """Return the journal of a move, whose ID may be cut short, or all; NoSuchMove."""
+    found = [journal for journal in Journal.all() if journal.move_id.startswith(move_id)]
+    if move_id and len(found) != 1:
+        raise NoSuchMove(
+            f"{os.uname().nodename} knows {len(found) or 'no'} moves whose ID begins with "
+            f"{move_id!r}",
+            hint="`docker livemig status` lists them; one that has ended is not kept",
+        )
+    return found
+
+
+def decide_for_target(request: Settle, link: Link) -> None:
+    """Decide a move as its source, for the target on the other end of ``link``."""
+    journal = Journal(request.move_id)
+    if not journal.take():
+        raise UnderWay(
+            f"a peer on {os.uname().nodename} is at work on the move {journal.move_id}",
+            hint="wait for it, or end that peer",
+        )
+    try:
+        api = engine_api.connect()
+        if journal.state:
+            look_after_move(api, journal)
+        settle(api, journal, link, request.force)
+    finally:
+        journal.leave()
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One move that is to be ended on this host, whose journal is ours now."""
+
+    api: docker.APIClient
+    journal: Journal
+    request: Recover
+    name: str = ""
+
+    def end(self) -> Outcome:
+        """Do what this host can decide, and have the rest decided."""
+        details = self.journal.details()
+        case = replace(self, name=copies.spec_of(self.journal).name) if details else self
+        source = is_source(self.journal)
+        look_after_move(self.api, self.journal)
+        if not self.journal.state:
+            return case.outcome("runs-here" if source else "ended", "undone")
+        return case.as_source() if source else case.as_target()
+
+    def outcome(self, result: str, text: str) -> Outcome:
+        """Return how this move ended."""
+        return Outcome(self.journal.move_id, self.name, result, text)
+
+    def in_doubt(self, host: str, error: HostError) -> InDoubt:
+        """Return the error for a move that nobody but the operator can decide."""
+        return InDoubt(
+            f"the move {self.journal.move_id} of {self.name} is {self.journal.state} here, and "
+            f"{host} cannot be asked: {error.message}",
+            hint="see whether the container runs there, then give --commit to have it run on the "
+            f"target, or --abort on the source; --other names another way to {host}",
+        )
+
+    # On the source
+
+    def as_source(self) -> Outcome:
+        """Ask the target where it stands, and decide."""
+        move = from_wire(MoveRequest, self.journal.details()["request"])
+        places = [self.request.other, move.destination, move.host]
+        try:
+            with dialled(places, self.request, move.run_ssh_as) as other:
+                other.link.send(FrameType.RESUME, to_wire(Resume(self.journal.move_id)))
+                return settle(self.api, self.journal, other.link, self.request.force)
+        except HostError as error:
+            return self.source_alone(move.host, error)
+
+    def source_alone(self, host: str, error: HostError) -> Outcome:
+        """Take the operator's word, where this host knows of nothing that is against it."""
+        force, journal = self.request.force, self.journal
+        returned = journal.state == SourceState.RETURNED
+        again = f"{host} cannot be asked ({error.message}): recover again when it can"
+        if returned and force == "commit":
+            raise Contradicted(
+                f"the move {journal.move_id} was not committed, and {self.name} runs on here",
+                hint="leave the option out",
+            )
+        if not returned and not force:
+            raise self.in_doubt(host, error)
+        if not returned and force == "commit":
+            if journal.state != SourceState.COMMITTED:
+                journal.append(SourceState.COMMITTED)
+            copies.end(self.api, journal)
+            return self.outcome("runs-there", f"given up here; {again}")
+        give_back(self.api, journal)
+        return self.outcome("runs-here", f"undone: it runs here; {again}")
+
+    # On the target
+
+    def as_target(self) -> Outcome:
+        """Have the source decide."""
+        details = self.journal.details()
+        source = str(details.get("source", ""))
+        places = [self.request.other, source, str(details.get("address", ""))]
+        try:
+            with dialled(places, self.request) as other:
+                wish = Settle(self.journal.move_id, self.request.force)
+                other.link.send(FrameType.SETTLE, to_wire(wish))
+                say_where(self.api, self.journal, other.link)
+        except HostError as error:
+            return self.target_alone(source, error)
+        if copies.look(self.api, str(details.get("container", ""))).lives:
+            return self.outcome("runs-here", "completed: it runs here")
+        return self.outcome("ended", "undone: nothing of it is left here")
+
+    def target_alone(self, host: str, error: HostError) -> Outcome:
+        """Take the operator's word, where this host knows of nothing that is against it."""
+        force, state = self.request.force, self.journal.state
+        again = f"{host} cannot be asked ({error.message}): recover again when it can"
+        if state == TargetState.READY:
+            if not force:
+                raise self.in_doubt(host, error)
+            return self.ready_alone(again)
+        if state == TargetState.LOST:
+            if force == "commit":
+                raise Contradicted(f"the copy of {self.name} is lost: there is nothing to run")
+            return self.outcome("ended", f"nothing of it is left here; {again}")
+        if force == "abort":
+            raise Contradicted(
+                f"container {self.name} runs here, with what it did since it arrived",
+                hint="`docker rm -f` ends it, if that is what you want",
+            )
+        if force == "commit":
+            self.journal.remove()
+            again = "the source was not asked"
+        return self.outcome("runs-here", f"it runs here; {again}")
+
+    def ready_alone(self, again: str) -> Outcome:
+        """Do with a complete copy what the operator says."""
+        if self.request.force == "abort":
+            self.journal.append(TargetState.LOST)
+            copies.discard(self.api, self.journal)
+            return self.outcome("ended", f"removed here; {again}")
+        start_copy(self.api, self.journal)
+        look_after_move(self.api, self.journal)
+        return self.outcome("runs-here", f"it runs here; {again}")
+
+
+@contextmanager
+def dialled(places: list[str], request: Recover, user: str = "") -> Iterator[far.FarPeer]:
+    """Give a peer on the first of these places that can be reached; HostError where none can."""
+    failure: HostError = HostUnreachable("no way to it is known", hint="name one by --other")
+    for place in dict.fromkeys(filter(None, places)):
+        try:
+            to = hosts.resolve(place)
+            other = far.connect_ssh(
+                to, role="peer", user=request.run_ssh_as or user, agent=request.ssh_agent
+            )
+        except HostError as error:
+            failure = error
+            continue
+        try:
+            yield other
+        finally:
+            other.close()
+        return
+    raise failure

@@ -1,0 +1,87 @@
+"""`docker livemig status`: what this host knows of its moves, and what the other side does."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import replace
+
+import docker
+from docker_livemig import copies, engine_api
+from docker_livemig.journal import Journal
+from docker_livemig.recover import dialled, find
+from docker_livemig.requests import MoveRequest, MoveView, Query, Recover, Report
+from docker_livemig.steps import ANSWER
+from docker_livemig.sweep import is_source
+from livemig.errors import LivemigError, NoDocker
+from livemig.frames import FrameType
+from livemig.link import Link
+from livemig.wire import from_wire, to_wire
+
+
+def report(query: Query, client: Link) -> None:
+    """Tell ``client`` of the moves that are asked for; nothing is changed by it."""
+    journals = find(query.move_id) if query.ask else _named(query.move_id)
+    views = [view for journal in journals if (view := look(journal)) is not None]
+    if query.ask:
+        views = [replace(view, there=_ask(view, query)) for view in views]
+    client.send(FrameType.REPORT, to_wire(Report(os.uname().nodename, tuple(views))))
+
+
+def look(journal: Journal) -> MoveView | None:
+    """Return what this host knows of a move; None for one without a line in its journal."""
+    last = journal.last()
+    if last is None:
+        return None
+    under_way = not journal.take()
+    if not under_way:
+        journal.leave()
+    details, spec = journal.details(), copies.spec_of(journal)
+    source = is_source(journal)
+    container = spec.id if source else str(details.get("container", ""))
+    return MoveView(
+        id=journal.move_id,
+        role="source" if source else "target",
+        container=spec.name,
+        container_id=container,
+        state=last.state,
+        copy=_copy(container),
+        under_way=under_way,
+        since=last.time,
+        other=str(details["host"] if source else details["source"]),
+    )
+
+
+def _named(move_id: str) -> list[Journal]:
+    return [Journal(move_id)] if move_id else list(Journal.all())
+
+
+def _copy(container: str) -> str:
+    if not container:
+        return "gone"
+    try:
+        api: docker.APIClient = engine_api.connect()
+        return copies.look(api, container).word
+    except NoDocker:
+        return "unknown"
+
+
+def _ask(view: MoveView, query: Query) -> str:
+    """Return what the other host says of the move, or why it cannot be asked."""
+    details = Journal(view.id).details()
+    places = [str(details.get("source", "")), str(details.get("address", ""))]
+    user = ""
+    if view.role == "source":
+        move = from_wire(MoveRequest, details["request"])
+        places, user = [move.destination, move.host], move.run_ssh_as
+    way = Recover(ssh_agent=query.ssh_agent, run_ssh_as=query.run_ssh_as)
+    try:
+        with dialled(places, way, user) as other:
+            other.link.send(FrameType.QUERY, to_wire(Query(view.id)))
+            answer = other.link.expect(FrameType.REPORT, timeout=ANSWER)
+    except LivemigError as error:
+        return f"cannot be asked: {error.message}"
+    found = from_wire(Report, answer.body).moves
+    with suppress(IndexError):
+        return f"{found[0].state}, {found[0].copy}" + ", under way" * found[0].under_way
+    return "nothing"

@@ -1,0 +1,228 @@
+"""Whatever is killed at whatever step: one copy runs, nothing is lost, and nothing is left.
+
+A step has a name (docker_livemig.steps). At each the move is stopped (stopper.py), something is
+killed (killers.py), the rest goes on, and what was broken is mended. Then `docker livemig recover`
+on both hosts must end the move without a word of the operator's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.conftest import NothingLeft
+from tests.docker import stopper
+from tests.docker.killers import KILLERS, PEER, stoppable, strike
+from tests.docker.moves import Pair, move, processes, set_up
+from tests.hosts import Host
+from tests.typist import Typist
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+
+NAME = "stepping"
+
+# Which killers strike at which step in `make test`; in `make test-long` all do at all.
+CASES: dict[str, tuple[str, ...]] = {
+    "source connect": ("command",),
+    "source prepare": ("source's peer",),
+    "source image": ("target's peer",),
+    "source create": ("source's peer",),
+    "source files": ("target's peer",),
+    "source round": ("source's peer",),
+    "source freeze": ("command",),
+    "source state": ("source's peer",),
+    "source rebuild": ("target's peer",),
+    "source commit": ("source's peer",),
+    "source finish": ("source's peer",),
+    "source farewell": ("source's peer",),
+    "source <begun": ("command",),
+    "source >begun": ("source's peer",),
+    "source <freezing": ("source's engine",),
+    "source >freezing": ("source's peer",),
+    "source <committed": ("source's peer", "target's peer", "target's host"),
+    "source >committed": ("source's peer", "target's peer", "link", "source's host"),
+    "source <-": ("source's peer",),
+    "source >-": ("target's peer",),
+    "target accept": ("target's peer",),
+    "target image": ("source's peer",),
+    "target create": ("target's peer",),
+    "target follow": ("command",),
+    "target rebuild": ("target's peer",),
+    "target stand": ("source's peer",),
+    "target start": ("target's peer",),
+    "target finish": ("source's peer",),
+    "target <accepted": ("source's peer",),
+    "target >accepted": ("target's peer",),
+    "target <loading": ("target's peer",),
+    "target >loading": ("source's peer",),
+    "target <creating": ("target's peer",),
+    "target >creating": ("target's engine",),
+    "target <held": ("target's peer",),
+    "target >held": ("target's peer",),
+    "target <ready": ("target's peer",),
+    "target >ready": ("target's peer", "link"),
+    "target <started": ("target's peer", "target's engine"),
+    "target >started": ("target's peer", "source's peer"),
+    "target <running": ("target's peer",),
+    "target >running": ("source's peer",),
+    "target <-": ("target's peer",),
+    "target >-": ("target's peer",),
+}
+
+# States that no move goes through by itself: they follow a kill, or an operator's word.
+BESIDE_THE_WAY = {
+    *("source <returned", "source >returned"),
+    *("target <lost", "target >lost"),
+}
+
+
+class Container:
+    """A container that somebody types into, wherever it is."""
+
+    def __init__(self, pair: Pair, image: str) -> None:
+        self.pair = pair
+        self._image = image
+        run = ["docker", "run", "-d", "-i", "--restart", "always", "--name", NAME, image]
+        pair[0].run(run)
+        self._type()
+
+    def _type(self) -> None:
+        self.typist = Typist(self.pair, NAME, limit=200).start()
+        self.typist.wait_for(5)
+
+    def close(self) -> None:
+        self.typist.stop(check=False)
+        for host in self.pair:
+            host.run(["docker", "rm", "-f", NAME], check=False)
+
+    def place(self) -> Host:
+        """Return the only host that has a container of that name, which runs there."""
+        found = [(host, state) for host in self.pair for state in states(host)]
+        assert [state for _, state in found] == ["running"], found
+        return found[0][0]
+
+    def strike(self, point: str, killer: str) -> None:
+        """Have the killer strike at the step, and see what became of it all."""
+        source = self.place()
+        pair = self.pair if source is self.pair[0] else (self.pair[1], self.pair[0])
+        lossless = strike(pair, NAME, point, killer)
+        for host in pair:
+            recover(host)
+        for host in pair:
+            assert journals(host) == [".hold"]
+            assert host.run(["ls", "-A", "/var/lib/livemig/.hold"]).stdout == ""
+        self.place()
+        if lossless:
+            self.typist.wait_for(5)
+            self.typist.verify()
+        else:
+            self.typist.stop(check=False)
+            self._type()
+
+    def move(self) -> None:
+        """See that it can be moved as if nothing had been."""
+        source = self.place()
+        target = next(host for host in self.pair if host is not source)
+        move(source, NAME, target, "--verify")
+        assert self.place() is target
+        self.typist.wait_for(5)
+        self.typist.verify()
+
+
+def states(host: Host) -> list[str]:
+    found = host.run(["docker", "ps", "-a", "--filter", f"name={NAME}", "--format", "{{.State}}"])
+    return found.stdout.split()
+
+
+def journals(host: Host) -> list[str]:
+    return host.run(["ls", "-A", "/var/lib/livemig"]).stdout.split()
+
+
+def recover(host: Host) -> None:
+    """End what is not ended, without a word of the operator's."""
+    if journals(host) != [".hold"]:
+        words = ["docker", "livemig", "recover", "--format", "json"]
+        said = host.run(words, timeout=100).stdout
+        assert "in-doubt" not in [each["result"] for each in json.loads(said)["outcomes"]], said
+
+
+@pytest.fixture(scope="module")
+def ready(hosts: Pair, recorder_image: str) -> Iterator[Pair]:
+    assert recorder_image
+    set_up(hosts)
+    with stoppable(hosts):
+        yield hosts
+
+
+@pytest.fixture
+def container(ready: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterator[Container]:
+    # A host that was restarted has other processes, mounts and interfaces than before.
+    for kind in ("images", "processes", "mounts", "networks", "cgroups"):
+        nothing_left.ignore(kind)
+    made = Container(ready, recorder_image)
+    try:
+        yield made
+    finally:
+        made.close()
+    for host in ready:
+        assert not processes(host, *PEER)
+
+
+def test_every_step_has_a_case() -> None:
+    assert set(CASES) | BESIDE_THE_WAY == set(stopper.points())
+    assert {killer for killers in CASES.values() for killer in killers} == set(KILLERS)
+
+
+def test_a_move_goes_through_every_step_that_has_a_name(container: Container) -> None:
+    passed: set[str] = set()
+    for host in container.pair:
+        host.run(["mkdir", "-p", str(stopper.DIRECTORY)])
+        host.path(stopper.DIRECTORY / "trace").touch()
+    container.move()
+    for host in container.pair:
+        passed |= set(host.path(stopper.DIRECTORY / "trace").read_text().splitlines())
+        host.run(["rm", "-r", str(stopper.DIRECTORY)])
+    assert passed == set(CASES)
+
+
+@contextmanager
+def told(point: str, killer: str) -> Iterator[None]:
+    """Name the case in what is raised."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"{killer} killed at the step {point!r}")
+        raise
+
+
+GROUPS = {
+    f"{role} {kind}": [
+        point
+        for point in CASES
+        if point.startswith(role) and (("<" in point or ">" in point) == (kind == "journal"))
+    ]
+    for role in (stopper.SOURCE, stopper.TARGET)
+    for kind in ("phases", "journal")
+}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_one_copy_is_left_and_nothing_is_lost(container: Container, group: str) -> None:
+    for point in GROUPS[group]:
+        for killer in CASES[point]:
+            with told(point, killer):
+                container.strike(point, killer)
+    container.move()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("killer", KILLERS)
+def test_every_killer_at_every_step(container: Container, killer: str) -> None:
+    for point in CASES:
+        with told(point, killer):
+            container.strike(point, killer)
+    container.move()

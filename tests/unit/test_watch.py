@@ -1,0 +1,88 @@
+"""The client's cancel and the time limits reach a move, wherever it waits."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from docker_livemig import watch as module
+from docker_livemig.steps import LIMITS, SourcePhase
+from docker_livemig.watch import ClientWatch
+from livemig.errors import Cancelled, LivemigError, StepTimeout
+from livemig.link import Link
+from tests.unit.leftovers import nothing_left
+
+pytestmark = pytest.mark.usefixtures(nothing_left.__name__)
+
+
+@dataclass
+class Both:
+    """The link to a client, and that to a target where the move waits."""
+
+    client: Link
+    target: Link
+
+
+@pytest.fixture
+def both(monkeypatch: pytest.MonkeyPatch) -> Iterator[Both]:
+    monkeypatch.setattr(module, "_LOOK", 0.02)
+    monkeypatch.setattr(module, "_GRACE", 0.2)
+    pairs = [[sock.detach() for sock in socket.socketpair()] for _ in range(2)]
+    with (
+        Link(pairs[0][0], pairs[0][0], name="client") as client,
+        Link(pairs[1][0], pairs[1][0], name="target") as target,
+    ):
+        yield Both(client, target)
+    for pair in pairs:
+        os.close(pair[1])
+
+
+def test_the_limit_of_the_move_names_the_step(both: Both) -> None:
+    watch = ClientWatch(both.client, 0.1)
+    watch.attach(both.target)
+    watch.enter(SourcePhase.FILES)
+    with pytest.raises(Cancelled, match=r"longer than 0\.1 s, in the step files"):
+        both.target.receive(5)
+    watch.end()
+
+
+def test_a_step_that_does_not_end_is_cancelled(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LIMITS, SourcePhase.CREATE, 0.1)
+    watch = ClientWatch(both.client)
+    watch.attach(both.target)
+    watch.enter(SourcePhase.CREATE)
+    with pytest.raises(StepTimeout, match=r"the step create did not end within 0\.1 s"):
+        both.target.receive(5)
+    watch.end()
+
+
+def test_a_step_that_hangs_elsewhere_is_given_up(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LIMITS, SourcePhase.FREEZE, 0.1)
+    gone, reasons = threading.Event(), list[LivemigError]()
+
+    def hung(error: LivemigError) -> None:
+        reasons.append(error)
+        gone.set()
+
+    watch = ClientWatch(both.client, hung=hung)
+    watch.attach(both.target)
+    watch.enter(SourcePhase.FREEZE)
+    assert gone.wait(5)
+    assert isinstance(reasons[0], StepTimeout)
+
+
+def test_what_is_committed_is_not_cancelled(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LIMITS, SourcePhase.COMMIT, 0.1)
+    watch = ClientWatch(both.client, 0.1, hung=lambda _: pytest.fail("hung"))
+    watch.attach(both.target)
+    watch.enter(SourcePhase.COMMIT)
+    watch.commit()
+    assert both.target.poll(0.5) is None
+    watch.end()
