@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
-from livemig.system import ptrace
-from tests.root.apps import App
+from livemig.system import procfs, ptrace
+from tests.root.apps import LIMIT, App
 from tests.root.conftest import Start
 from tests.root.loopback import Move, Mover
 from tests.root.test_state import begin
@@ -15,10 +16,23 @@ from tests.root.test_state import begin
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
 
+UTIME = 13  # of /proc/PID/stat, in ticks
+
+
+def await_ticks(pid: int) -> None:
+    """Wait until it has spun for two of the kernel's ticks: what comes before takes none."""
+    deadline = time.monotonic() + LIMIT
+    enough = int(procfs.read_stat(pid)[UTIME]) + 2
+    while int(procfs.read_stat(pid)[UTIME]) < enough:
+        assert time.monotonic() < deadline, f"process {pid} does not spin"
+        time.sleep(0.001)
+
+
 def freeze_within(app: App, move: Mover, live: bool) -> Move:
     """Freeze it within its sequence, which it is to leave from then on."""
     app.tell("finish")
     start, end, released = (int(word, 16) for word in app.answer().split())
+    await_ticks(app.pid)
     moving = move(app, live=live)
     moving.outgoing.freeze()
     assert start <= ptrace.get_registers(app.pid).rip < end
