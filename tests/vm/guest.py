@@ -76,6 +76,9 @@ class Guest:
         deadline = time.monotonic() + limit
         self._launch(parts, port)
         try:
+            if parts.memory:
+                with Monitor(self.dir / "qmp") as monitor:
+                    monitor.run_on(SAVE_LIMIT)
             self._await_login(deadline)
             if parts.memory:  # its clock stood still meanwhile
                 self.run(["date", "-s", f"@{time.time():.3f}"])

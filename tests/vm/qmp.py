@@ -61,8 +61,16 @@ class Monitor:
         self.command("stop")
         self.command("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
         self.command("migrate", uri=uri)
+        self._await_migration("saving", limit)
+
+    def run_on(self, limit: float) -> None:
+        """Start the processors once the state that QEMU was told to read has been read."""
+        self._await_migration("reading", limit)
+        self.command("cont")
+
+    def _await_migration(self, what: str, limit: float) -> None:
         deadline = time.monotonic() + limit
-        while (status := self.command("query-migrate")["status"]) != "completed":
+        while (status := self.command("query-migrate").get("status")) != "completed":
             if status in ("failed", "cancelled") or time.monotonic() > deadline:
-                raise VmError(f"QEMU: saving its state: {status}")
+                raise VmError(f"QEMU: {what} its state: {status}")
             time.sleep(0.2)  # the event is an option that has to be asked for; this is as short

@@ -16,8 +16,8 @@ from tests import vm
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(2400)]
 
 CHOSEN = (
-    "tests/root/test_moves.py::test_all_is_as_it_was[live]",
-    "tests/root/test_moves.py::test_all_is_as_it_was[stop-and-copy]",
+    "tests/root/test_moves.py::test_all_is_as_it_was[freezer-v2-live]",
+    "tests/root/test_moves.py::test_all_is_as_it_was[freezer-v2-stop-and-copy]",
     "tests/root/test_moves.py::test_it_is_confined_as_it_was",
     "tests/root/test_moves.py::test_a_sealed_source_does_not_run_when_we_die",
     "tests/root/test_borrow.py::test_a_plain_cat_goes_on",
