@@ -6,6 +6,7 @@ Documentation/admin-guide/cgroup-v2.rst.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
@@ -28,14 +29,20 @@ class Freezer:
 
     @classmethod
     def of_process(cls, pid: int) -> Freezer:
-        """Return the freezer that ``docker pause`` uses for the container of a process."""
+        """Return the freezer that ``docker pause`` uses for the container of a process.
+
+        ProcessLookupError for one that is ending, and has left its cgroup for the root's.
+        """
         unified = None
         for line in Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             if "freezer" in controllers.split(","):
+                _require_inside(pid, path)
                 return cls(_ROOT / "freezer" / path.lstrip("/"), version=1)
             if not controllers:
                 unified = _ROOT / path.lstrip("/")
+        if unified == _ROOT:
+            _require_inside(pid, "/")
         if unified is not None and (unified / "cgroup.freeze").exists():
             return cls(unified, version=2)
         raise KernelLacks(
@@ -91,6 +98,13 @@ class Freezer:
             poller = select.poll()
             poller.register(events, select.POLLPRI)
             poller.poll(50)
+
+
+def _require_inside(pid: int, path: str) -> None:
+    if path == "/":
+        raise ProcessLookupError(
+            errno.ESRCH, f"process {pid} is in no cgroup of its own (any more)"
+        )
 
 
 def container_processes(pid: int) -> list[int]:

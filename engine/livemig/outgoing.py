@@ -88,6 +88,15 @@ class Outgoing:
         self._tracee.look()
         self.freezer.freeze()
         self._frozen = True
+        self._refuse_others()
+        refuse_process(self.pid, mappings=False)
+        self._tracee.attach()
+        self._traced = True
+        self._tracee.request_stop()
+        self.freezer.thaw()
+        self._tracee.await_stop()
+
+    def _refuse_others(self) -> None:
         others = [pid for pid in self.freezer.processes() if pid != self.pid]
         if others:
             raise NotCarried(
@@ -95,12 +104,6 @@ class Outgoing:
                 "container while it was being moved",
                 hint="this version moves containers of one process; end it, and move again",
             )
-        refuse_process(self.pid, mappings=False)
-        self._tracee.attach()
-        self._traced = True
-        self._tracee.request_stop()
-        self.freezer.thaw()
-        self._tracee.await_stop()
 
     def extract(self) -> Image:
         """Return everything but the pages of the frozen container."""
@@ -128,12 +131,17 @@ class Outgoing:
     def seal(self) -> UnreadInput | None:
         """Hold the process by its cgroup alone, so that our death does not let it run.
 
-        Returns its standard input, whose rest still has to be forwarded.
+        Returns its standard input, whose rest still has to be forwarded. NotCarried where another
+        process has come in since it was stopped.
         """
+        self._hold()
+        self._refuse_others()
+        return self._stdin
+
+    def _hold(self) -> None:
         self.freezer.request_freeze()
         self._detach()
         self.freezer.freeze()
-        return self._stdin
 
     def contents(self, chunk: int) -> Iterator[tuple[int, bytes]]:
         """Yield address and content of all pages that the frozen process owns."""
@@ -147,11 +155,17 @@ class Outgoing:
             os.kill(pid, signal.SIGKILL)
         self.freezer.thaw()
 
-    def release(self) -> None:
-        """Let the process run as if nothing had been; one that is gone is no error."""
+    def release(self, *, frozen: bool = False) -> None:
+        """Let the process run as if nothing had been; one that is gone is no error.
+
+        ``frozen``: somebody else holds it frozen too, and goes on with that.
+        """
         self.tracker.close()
         self.tracker = Everything(self._pagemap)
         try:
+            if frozen:
+                self._hold()
+                return
             if self._frozen:
                 self._thaw_on_time()
             self._detach()

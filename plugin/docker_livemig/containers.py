@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +34,15 @@ from livemig.errors import (
     NotRunning,
     Paused,
     TransferError,
+    UnderWay,
 )
 
 REMOVE_LIMIT = 30.0
 """Seconds that a container has to go."""
 
 _CONFLICT = 409
-_NO_POLICY = {"Name": "no", "MaximumRetryCount": 0}
+_ENDING, _ENDING_LIMIT, _PAUSE = "cannot update a stopped container", 10.0, 0.05
+NO_POLICY = {"Name": "no", "MaximumRetryCount": 0}
 _EMPTY: tuple[Any, ...] = (None, "", 0, -1, [], {}, False, [0, 0])
 # What differs on purpose, or is put in other words by other versions of Docker.
 _NOT_COMPARED = {
@@ -101,7 +104,7 @@ def describe(api: docker.APIClient, name: str) -> ContainerSpec:
         platform=f"{image['Os']}/{image['Architecture']}",
         config=found["Config"],
         host_config=host,
-        restart_policy=host.get("RestartPolicy") or _NO_POLICY,
+        restart_policy=host.get("RestartPolicy") or NO_POLICY,
         auto_remove=bool(host.get("AutoRemove")),
         upper_dir=_upper_dir(found),
         mounts=tuple(found.get("Mounts") or ()),
@@ -128,14 +131,24 @@ def set_policy_no(api: docker.APIClient, spec: ContainerSpec) -> None:
     """Keep Docker from starting the container again, durably (15 ms)."""
     if spec.keeps_restarting:
         with translating(f"setting the restart policy of {spec.name}", TransferError):
-            api.update_container(spec.id, restart_policy=_NO_POLICY)
+            api.update_container(spec.id, restart_policy=NO_POLICY)
 
 
 def restore_policy(api: docker.APIClient, container_id: str, spec: ContainerSpec) -> None:
-    """Give a container the restart policy that the source had."""
-    if spec.keeps_restarting:
-        with translating(f"setting the restart policy of {spec.name}", TransferError):
-            api.update_container(container_id, restart_policy=spec.restart_policy)
+    """Give a container, where it is still there, the restart policy that the source had."""
+    if not spec.keeps_restarting:
+        return
+    deadline = time.monotonic() + _ENDING_LIMIT
+    with translating(f"setting the restart policy of {spec.name}", TransferError):
+        while not _goes(api, container_id):
+            try:
+                api.update_container(container_id, restart_policy=spec.restart_policy)
+                return
+            except APIError as error:
+                # It is just ending: the engine cannot update it until it has taken note of that.
+                if _ENDING not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE)
 
 
 def kept_name(spec: ContainerSpec, move_id: str) -> str:
@@ -211,7 +224,7 @@ def creation(spec: ContainerSpec, image: str) -> dict[str, Any]:
     host = {
         **spec.host_config,
         "Runtime": RUNTIME,
-        "RestartPolicy": _NO_POLICY,
+        "RestartPolicy": NO_POLICY,
         "ContainerIDFile": "",
     }
     config = {**spec.config, "Image": image}
@@ -265,6 +278,15 @@ def start_held(api: docker.APIClient, container_id: str, spec: ContainerSpec | N
     return int(found["State"]["Pid"])
 
 
+def pass_on(api: docker.APIClient, container_id: str, *, stop: bool, restart: bool) -> None:
+    """Do what `docker stop` or `docker restart` does; the container may be gone."""
+    with translating(f"stopping container {container_id[:12]}", TransferError), suppress(NotFound):
+        if restart:
+            api.restart(container_id)
+        elif stop:
+            api.stop(container_id)
+
+
 def address(api: docker.APIClient, container_id: str) -> str:
     """Return the container's address on the default bridge, or nothing when it has none."""
     with translating(f"looking at container {container_id[:12]}", TransferError):
@@ -290,6 +312,10 @@ def remove(
 
 def _require_running(found: dict[str, Any]) -> None:
     name, state = found["Name"].lstrip("/"), found["State"]
+    if hold.state(found["Id"]) is not None:
+        raise UnderWay(
+            f"container {name} is being moved to this host", hint="wait for the end of that move"
+        )
     if state.get("Paused"):
         raise Paused(f"container {name} is paused", hint=f"`docker unpause {name}` first")
     if not state.get("Running") or state.get("Restarting"):
@@ -297,6 +323,15 @@ def _require_running(found: dict[str, Any]) -> None:
             f"container {name} is not running ({state.get('Status')})",
             hint=f"`docker start {name}` first",
         )
+
+
+def _goes(api: docker.APIClient, container_id: str) -> bool:
+    """Tell whether a container is gone, or is just being removed."""
+    try:
+        status = api.inspect_container(container_id)["State"]["Status"]
+    except NotFound:
+        return True
+    return bool(status in ("removing", "dead"))
 
 
 def _upper_dir(found: dict[str, Any]) -> str:

@@ -101,6 +101,17 @@ class Running:
 
 
 @dataclass(frozen=True)
+class Finish:
+    """FINISH: the source's container is gone, and what Docker told it when it had left.
+
+    ``stop``: to end. ``restart``: to end and begin again.
+    """
+
+    stop: bool = False
+    restart: bool = False
+
+
+@dataclass(frozen=True)
 class Finished:
     """FINISHED: Docker on the target knows all; ``notes`` are for the summary."""
 

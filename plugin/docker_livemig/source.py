@@ -20,7 +20,9 @@ import xxhash
 from docker_livemig import containers, copies, engine_api, far, images, rootfs
 from docker_livemig.bundle import seccomp_profile
 from docker_livemig.journal import Journal
+from docker_livemig.lock import alone
 from docker_livemig.machine import check_machine, vdso_digest
+from docker_livemig.meanwhile import Meanwhile
 from docker_livemig.messages import (
     Created,
     Finished,
@@ -95,6 +97,7 @@ class Move:
         self._started = time.monotonic()
         self._api = engine_api.connect()
         self.notes += sweep(self._api)
+        since = time.time_ns()
         self._spec = containers.describe(self._api, self.request.container)
         containers.refuse_uncarried(self._api, self._spec)
         if self.request.keep_source and self._spec.auto_remove:
@@ -102,24 +105,33 @@ class Move:
                 f"--keep-source: Docker removes container {self._spec.name} when it ends (--rm)",
                 hint="leave --keep-source out",
             )
+        with alone(self._spec), ExitStack() as close:
+            self._close = close
+            self._meanwhile = Meanwhile(self._spec, since, self.watch.interrupt)
+            close.callback(self._meanwhile.close)
+            running = self._move()
+        return self._summary(running)
+
+    def _move(self) -> Running:
         self._resolved = resolve(self._spec)
         refuse(self._spec, self._resolved)
         self._journal = Journal(self.move_id)
-        with ExitStack() as close:
-            self._close = close
-            try:
-                self._connect()
-                self._prepare()
-                self._create()
-                self._send_memory()
-                self._send_state(self._freeze())
-                self._decide()
-            except BaseException as reason:
-                self._undo(reason)
+        try:
+            self._connect()
+            self._prepare()
+            self._create()
+            self._send_memory()
+            self._send_state(self._freeze())
+            self._decide()
+        except BaseException as error:
+            reason = self._meanwhile.explain(error)
+            self._undo(reason)
+            if reason is error:
                 raise
-            running = self._commit()
-            self._finish()
-        return self._summary(running)
+            raise reason from error
+        running = self._commit()
+        self._finish()
+        return running
 
     # Phases that can be undone
 
@@ -201,6 +213,7 @@ class Move:
         self.watch.report("freeze", "freezing the container")
         self._freezing = True
         self._journal.append(SourceState.FREEZING)
+        self._meanwhile.freezing()
         containers.set_policy_no(self._api, self._spec)
         priority.foreground(self._session.processes())
         self._session.send(FrameType.FREEZE)
@@ -222,6 +235,7 @@ class Move:
         body = to_wire(State(image, self._digests))
         # Frozen for good before the target can be ready: so a death of ours lets nothing run on.
         self._stdin = self._outgoing.seal()
+        self._meanwhile.sealed()
         self._step("seal")
         self._held = True
         self._session.send(FrameType.STATE, body)
@@ -245,6 +259,7 @@ class Move:
         What cannot be done now stays in the journal, and ``reason`` says so.
         """
         self.watch.detach()
+        self._meanwhile.returned()
         problems = self._try(self._note_return, self._release, self._restore_policy)
         settled = not problems
         problems += self._try(self._abort)
@@ -271,7 +286,7 @@ class Move:
 
     def _release(self) -> None:
         if self._watching:
-            self._outgoing.release()
+            self._outgoing.release(frozen=self._meanwhile.paused)
 
     def _restore_policy(self) -> None:
         if self._freezing:
@@ -293,6 +308,7 @@ class Move:
         """Decide for the target: from here on the source's copy does not run again."""
         self.watch.enter(SourcePhase.COMMIT)
         self.watch.commit()
+        self._meanwhile.committed()
         self._journal.append(SourceState.COMMITTED)
         self._step("commit")
 
@@ -355,6 +371,7 @@ class Move:
         try:
             copies.end(self._api, self._journal)
             self._journal.remove()
+            self._meanwhile.await_end()
         except (LivemigError, OSError) as error:
             self.notes.append(
                 f"the container's remains on the source could not be removed: {error}; "
@@ -366,6 +383,8 @@ class Move:
             self.notes += self._finish_target()
         except LivemigError as error:
             self.notes.append(f"{self.request.host} did not confirm the end: {error.message}")
+        self._meanwhile.tell_stopped(self.request.host)
+        self.notes += self._meanwhile.notes
 
     def _finish_target(self) -> tuple[str, ...]:
         try:
@@ -376,7 +395,7 @@ class Move:
             )
 
     def _tell_finish(self) -> tuple[str, ...]:
-        self._session.send(FrameType.FINISH)
+        self._session.send(FrameType.FINISH, self._meanwhile.last_word())
         return self._session.expect(FrameType.FINISHED, Finished).notes
 
     def _forward_input(self, stdin: UnreadInput | None) -> None:

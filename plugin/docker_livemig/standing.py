@@ -13,14 +13,14 @@ from contextlib import suppress
 import docker
 from docker_livemig import containers, copies
 from docker_livemig.journal import Journal
-from docker_livemig.messages import Finished, Running, Status
+from docker_livemig.messages import Finish, Finished, Running, Status
 from docker_livemig.steps import UNDONE_ALONE, TargetPhase, TargetState, reach
-from livemig.errors import LivemigError, ProtocolError, TransferError
+from livemig.errors import LivemigError, ProtocolError, TargetError, TransferError
 from livemig.frames import Frame, FrameType
 from livemig.freezer import Freezer
 from livemig.link import Link
 from livemig.stdin import feed, reopen
-from livemig.wire import to_wire
+from livemig.wire import from_wire, to_wire
 
 _LAST_WORDS = 5.0
 _STEP = 600.0  # seconds between two frames of the source, heartbeats apart
@@ -52,10 +52,19 @@ def say_where(api: docker.APIClient, journal: Journal, link: Link) -> None:
 
 
 def start_copy(api: docker.APIClient, journal: Journal, freezer: Freezer | None = None) -> None:
-    """Let the copy run: what was acknowledged from here on is never taken back."""
+    """Let the copy run: what was acknowledged from here on is never taken back.
+
+    TargetError where it has ended meanwhile, without running: then it is lost, and noted so.
+    """
     reach(TargetPhase.START)
     if freezer is None:
         freezer = Freezer.of_process(copies.look(api, journal.details()["container"]).pid)
+    if not freezer.processes():
+        look_after(api, journal)
+        raise TargetError(
+            f"the copy of {copies.spec_of(journal).name} on {os.uname().nodename} was ended before "
+            "it ran"
+        )
     journal.append(TargetState.STARTED)
     freezer.thaw()
 
@@ -154,10 +163,17 @@ class Standing:
         self.settle_in()
         while (frame := self._next()).type is not FrameType.FINISH:
             self._take_input(bytes(frame.payload))
+        self._pass_on(from_wire(Finish, frame.body or {}))
         if self._journal.state == TargetState.RUNNING:
             self._journal.remove()
         self._link.send(FrameType.FINISHED, to_wire(Finished(tuple(self._notes))))
         self._link.flush(_LAST_WORDS)
+
+    def _pass_on(self, word: Finish) -> None:
+        try:
+            containers.pass_on(self._api, self._container, stop=word.stop, restart=word.restart)
+        except LivemigError as error:
+            self._notes.append(f"the container was to be stopped or restarted here: {error}")
 
     def _next(self) -> Frame:
         return self._link.expect(FrameType.STDIN, FrameType.FINISH, timeout=_STEP)

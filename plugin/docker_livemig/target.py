@@ -15,6 +15,7 @@ import xxhash
 
 from docker_livemig import containers, copies, engine_api, images, rootfs
 from docker_livemig.bundle import seccomp_profile
+from docker_livemig.heldwatch import HeldWatch
 from docker_livemig.journal import Journal
 from docker_livemig.machine import check_vdso
 from docker_livemig.messages import (
@@ -63,6 +64,7 @@ class Arrival:
         self._begun = False
         self._laid_out = False
         self._incoming: Incoming | None = None
+        self._held_watch: HeldWatch | None = None
         self._api = engine_api.connect()
         self._handlers: dict[FrameType, Callable[[Frame], None]] = {
             FrameType.IMAGE: self._image,
@@ -114,6 +116,7 @@ class Arrival:
 
         Without a reason that raises what stands in the way.
         """
+        self._close_watch()
         try:
             if self._incoming is not None:
                 self._incoming.close()
@@ -162,6 +165,7 @@ class Arrival:
         self._id = containers.create(self._api, self._spec)
         self._journal.append(TargetState.HELD, container=self._id)
         self._pid = containers.start_held(self._api, self._id, self._spec)
+        self._held_watch = HeldWatch(self._id, self._spec, self._link.interrupt)
         if seccomp_profile(self._pid) != self._prepare.seccomp:
             raise StateMismatch(
                 f"Docker on {os.uname().nodename} gives container {self._spec.name} another "
@@ -213,6 +217,7 @@ class Arrival:
         filters = 1 if self._prepare.seccomp else 0
         incoming.rebuild(state.image, filters=filters, sent=sent)
         incoming.seal(state.image)
+        self._close_watch()
         self._journal.append(TargetState.READY, stdin=incoming.stdin_inode)
         standing = Standing(
             self._api, self._journal, self._link, freezer=self._freezer, put=incoming.feed
@@ -220,6 +225,10 @@ class Arrival:
         with suppress(TransferError):  # it stands ready, whether the source hears of it or not
             self._send(FrameType.READY, Ready(state_digest(to_wire(state))))
         return standing
+
+    def _close_watch(self) -> None:
+        if self._held_watch is not None:
+            self._held_watch.close()
 
     def _arriving(self) -> Incoming:
         if self._incoming is None:

@@ -104,9 +104,10 @@ class ClientWatch:
         self._cancel(reason)
 
     def _cancel(self, reason: str) -> None:
-        self._interrupt(Cancelled(f"{reason}; the container runs on at the source"))
+        self.interrupt(Cancelled(f"{reason}; the container runs on at the source"))
 
-    def _interrupt(self, error: LivemigError) -> None:
+    def interrupt(self, error: LivemigError) -> None:
+        """Break the move off with this error, unless it is committed or broken off already."""
         with self._lock:
             if self._committed or self._cancelled is not None:
                 return
@@ -125,7 +126,7 @@ class ClientWatch:
             limit = LIMITS.get(phase, 0.0) if phase else 0.0
             if limit and now - self._entered > limit:
                 error = StepTimeout(f"the step {phase} did not end within {limit:g} s")
-                self._interrupt(error)
+                self.interrupt(error)
                 if now - self._entered > limit + _GRACE:
                     self._hung(error)
                     return

@@ -188,7 +188,7 @@ def carried() -> Path:
 MOVES = [pytest.param(6, id="6"), pytest.param(40, id="40", marks=pytest.mark.long)]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("moves", MOVES)
 def test_filters_do_not_pile_up(pair: Pair, recorder_image: str, carried: Path, moves: int) -> None:
     """To and fro: Docker's filter and the program's own stay two, whatever the runtime installs."""

@@ -1,0 +1,76 @@
+"""What a Docker engine says happens to one container, as it happens."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import requests
+from docker.errors import DockerException
+
+from docker_livemig import engine_api
+from docker_livemig.containers import ContainerSpec
+
+_BILLION = 1_000_000_000
+
+Hear = Callable[[str, dict[str, str]], None]
+
+
+class Events:
+    """Follows the events of one container of this host, in a thread, up to ``close``.
+
+    ``hear`` gets each action (the first word of it, as `docker events` has it) and its attributes,
+    those of networks too (connect, disconnect); ``over`` is called when the engine says no more.
+    What happened from ``since`` on (ns since the epoch) is heard too. NoDocker where the engine
+    does not answer. ``api`` is a connection that only the thread uses.
+    """
+
+    def __init__(self, container: str, since: int, hear: Hear, over: Callable[[], None]) -> None:
+        self._container = container
+        self._since = since
+        self._hear = hear
+        self._over = over
+        self.api = engine_api.connect()
+        with engine_api.translating("listening to Docker"):
+            self._stream = self.api.events(
+                since=f"{since // _BILLION}.{since % _BILLION:09d}",
+                filters={"type": ["container", "network"]},
+                decode=True,
+            )
+        threading.Thread(target=self._listen, name="docker events", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        with suppress(OSError, AttributeError, DockerException):
+            self._stream.close()
+        self.api.close()
+
+    def _listen(self) -> None:
+        try:
+            # What closing the stream under it raises depends on where the thread reads.
+            with suppress(OSError, ValueError, AttributeError, requests.RequestException):
+                for event in self._stream:
+                    if int(event.get("timeNano", 0)) >= self._since:
+                        self._sort(event)
+        finally:
+            self._over()
+
+    def _sort(self, event: dict[str, Any]) -> None:
+        actor = event.get("Actor") or {}
+        attributes = actor.get("Attributes") or {}
+        of_network = event.get("Type") == "network"
+        if self._container == (attributes.get("container") if of_network else actor.get("ID")):
+            self._hear(str(event.get("Action", "")).split(":")[0], attributes)
+
+
+def stop_signal(spec: ContainerSpec) -> int:
+    """Return the signal that `docker stop` sends to a container first."""
+    word = str(spec.config.get("StopSignal") or "TERM").upper().removeprefix("SIG")
+    if word.isdigit():
+        return int(word)
+    with suppress(KeyError):
+        return int(signal.Signals[f"SIG{word}"])
+    return int(signal.SIGTERM)

@@ -1,0 +1,223 @@
+"""What Docker's events mean for a move, before the freeze, in it, and after the commit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from docker_livemig import containers, heldwatch, meanwhile
+from docker_livemig.events import stop_signal
+from docker_livemig.meanwhile import Meanwhile
+from docker_livemig.messages import Finish
+from livemig.errors import (
+    Cancelled,
+    LivemigError,
+    NotCarried,
+    NotRunning,
+    Paused,
+    ProcessGone,
+    StateMismatch,
+    TargetError,
+)
+from tests.unit.test_containers import SPEC
+
+NO, ALWAYS = {"Name": "no", "MaximumRetryCount": 0}, {"Name": "always", "MaximumRetryCount": 0}
+
+
+class FakeEvents:
+    """Says what a test says, and shows a container that has changed."""
+
+    host_config: dict[str, Any] = {}  # noqa: RUF012
+    last: FakeEvents
+
+    def __init__(
+        self,
+        container: str,
+        since: int,
+        hear: Callable[[str, dict[str, str]], None],
+        over: Callable[[], None],
+    ) -> None:
+        assert container
+        assert since >= 0
+        self.say, self.over, self.api = hear, over, self
+        FakeEvents.last = self
+
+    def inspect_container(self, _: str) -> dict[str, Any]:
+        return {"HostConfig": self.host_config}
+
+    def close(self) -> None:
+        """End."""
+
+
+@pytest.fixture(autouse=True)
+def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (meanwhile, heldwatch):
+        monkeypatch.setattr(module, "Events", FakeEvents)
+
+
+class Watched:
+    """A watch, and what it has interrupted with."""
+
+    def __init__(self, **config: Any) -> None:
+        host = {"Memory": 0, "RestartPolicy": ALWAYS}
+        self.spec = replace(SPEC, config=config, host_config=host)
+        self.told: list[LivemigError] = []
+        self.watch = Meanwhile(self.spec, 0, self.told.append)
+        self.say = FakeEvents.last.say
+
+    def hear(self, action: str, **attributes: str) -> type[LivemigError] | None:
+        """Return what an event is answered with."""
+        before = len(self.told)
+        self.say(action, attributes)
+        return type(self.told[-1]) if len(self.told) > before else None
+
+
+@pytest.mark.parametrize(
+    ("action", "attributes", "error"),
+    [
+        ("kill", {"signal": "9"}, NotRunning),
+        ("kill", {"signal": "15"}, NotRunning),
+        ("kill", {"signal": "10"}, None),
+        ("pause", {}, Paused),
+        ("die", {"exitCode": "3"}, ProcessGone),
+        ("oom", {}, ProcessGone),
+        ("rename", {"name": "other"}, NotCarried),
+        ("connect", {}, NotCarried),
+        ("exec_start", {}, None),
+        ("extract-to-dir", {}, None),
+        ("start", {}, None),
+        ("attach", {}, None),
+    ],
+)
+def test_before_the_freeze(
+    action: str, attributes: dict[str, str], error: type[LivemigError] | None
+) -> None:
+    assert Watched().hear(action, **attributes) is error
+
+
+@pytest.mark.parametrize(
+    ("action", "attributes", "error"),
+    [
+        ("exec_start", {}, NotCarried),
+        ("extract-to-dir", {}, StateMismatch),
+        ("kill", {"signal": "10"}, StateMismatch),
+    ],
+)
+def test_when_it_is_frozen(
+    action: str, attributes: dict[str, str], error: type[LivemigError]
+) -> None:
+    watched = Watched()
+    watched.watch.freezing()
+    assert watched.hear(action, **attributes) is error
+
+
+def test_nothing_comes_into_a_sealed_container() -> None:
+    watched = Watched()
+    watched.watch.freezing()
+    watched.watch.sealed()
+    assert watched.hear("exec_start") is None
+
+
+def test_the_stop_signal_of_the_container() -> None:
+    assert Watched(StopSignal="SIGUSR1").hear("kill", signal="10") is NotRunning
+    assert Watched(StopSignal="10").hear("kill", signal="15") is None
+    assert stop_signal(replace(SPEC, config={"StopSignal": "rtmin+3"})) == 15
+
+
+@pytest.mark.parametrize(
+    ("found", "frozen", "error"),
+    [
+        ({"Memory": 0, "RestartPolicy": ALWAYS}, False, None),
+        ({"Memory": 0, "RestartPolicy": NO}, True, None),  # the move's own doing
+        ({"Memory": 0, "RestartPolicy": NO}, False, NotCarried),
+        ({"Memory": 1, "RestartPolicy": ALWAYS}, False, NotCarried),
+        ({"Memory": 1, "RestartPolicy": NO}, True, NotCarried),
+    ],
+)
+def test_updates(
+    monkeypatch: pytest.MonkeyPatch,
+    found: dict[str, Any],
+    frozen: bool,
+    error: type[LivemigError] | None,
+) -> None:
+    monkeypatch.setattr(FakeEvents, "host_config", found)
+    watched = Watched()
+    if frozen:
+        watched.watch.freezing()
+    assert watched.hear("update") is error
+
+
+def test_only_the_first_breaks_it_off() -> None:
+    watched = Watched()
+    assert watched.hear("kill", signal="15") is NotRunning
+    assert watched.hear("die", exitCode="0") is None
+    with pytest.raises(NotRunning):
+        watched.watch.freezing()
+
+
+def test_after_the_commit_a_stop_is_passed_on() -> None:
+    watched = Watched()
+    watched.watch.freezing()
+    watched.watch.committed()
+    assert watched.hear("kill", signal="15") is None
+    assert watched.watch.last_word() == Finish(stop=True)
+    with pytest.raises(NotRunning, match="moved to there, and stopped there"):
+        watched.watch.tell_stopped("there")
+
+
+def test_after_the_commit_a_restart_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what Docker has started on the source is killed."""
+    killed: list[str] = []
+    monkeypatch.setattr(containers, "kill", lambda _, ident: killed.append(ident))
+    watched = Watched()
+    assert watched.hear("start") is None
+    assert killed == []
+    watched.watch.committed()
+    watched.hear("kill", signal="15")
+    watched.hear("start")
+    assert killed == [watched.spec.id]
+    assert watched.watch.last_word() == Finish(restart=True)
+    watched.watch.tell_stopped("there")
+    assert "restarted on there" in watched.watch.notes[0]
+
+
+def test_one_that_came_back_can_be_broken_off_again() -> None:
+    watched = Watched()
+    watched.watch.committed()
+    watched.watch.returned()
+    assert watched.hear("kill", signal="9") is NotRunning
+
+
+def test_why_a_process_is_gone_is_waited_for() -> None:
+    watched = Watched()
+    later = threading.Timer(0.05, watched.say, ("die", {"exitCode": "7"}))
+    later.start()
+    reason = watched.watch.explain(ProcessGone("gone"))
+    later.join()
+    assert "exit code 7" in str(reason)
+
+
+def test_other_reasons_stay_what_they_are() -> None:
+    watch = Watched().watch
+    for reason in (Cancelled("enough"), NotCarried("this"), KeyError("that")):
+        assert watch.explain(reason) is reason
+
+
+def test_the_held_copy_is_left_alone_once_it_is_complete() -> None:
+    told: list[LivemigError] = []
+    watch = heldwatch.HeldWatch(SPEC.id, SPEC, told.append)
+    FakeEvents.last.say("pause", {})
+    FakeEvents.last.say("kill", {"signal": "10"})
+    assert told == []
+    FakeEvents.last.say("kill", {"signal": "15"})
+    FakeEvents.last.say("die", {})
+    assert [type(each) for each in told] == [TargetError]
+    other: list[LivemigError] = []
+    watch = heldwatch.HeldWatch(SPEC.id, SPEC, other.append)
+    watch.close()
+    FakeEvents.last.say("kill", {"signal": "9"})
+    assert other == []
