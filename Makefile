@@ -11,6 +11,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 PYTEST := PYTHONUNBUFFERED=1 $(PY) -m pytest -v
 TESTS ?= tests
+KERNEL ?= 6.1
+KERNEL_CONFIGS ?= debug.config
 
 LIBDIR := $(PREFIX)/lib/docker-livemig
 PLUGIN := $(PREFIX)/lib/docker/cli-plugins/docker-livemig
@@ -123,6 +125,31 @@ install: stub ## Install the plugin and its runtime on this machine (PREFIX=/usr
 uninstall: ## Remove what install put there
 	rm -rf $(LIBDIR)
 	rm -f $(PLUGIN) $(PREFIX)/bin/livemig-runc
+
+.PHONY: kernel-deps
+kernel-deps: build ## Install what builds kernels: Debian's sources, flex, bison, ccache
+	@PYTHON=$(PYTHON) tests/hosts/deps.sh --kernel
+
+.PHONY: kernel
+kernel: kernel-deps ## Build a patched kernel into the cache (KERNEL=6.1, KERNEL_CONFIGS="debug.config")
+	@$(PY) -m tests.vm.kernels build $(KERNEL) $(KERNEL_CONFIGS)
+
+.PHONY: kernel-check
+kernel-check: kernel-deps ## See that the patches apply to the sources that they were made for
+	@$(PY) -m tests.vm.kernels check
+
+.PHONY: kmod
+kmod: ## Build the module for the kernel whose build directory is KDIR
+	@$(MAKE) -s -C kmod $(if $(KDIR),KDIR=$(KDIR))
+
+.PHONY: kmod-load
+kmod-load: kmod ## Load it into the kernel that runs
+	@[ ! -e /dev/livemig ] || rmmod livemig
+	insmod kmod/livemig.ko
+
+.PHONY: test-device
+test-device: kernel-deps vm-deps ## The device's own tests, in a guest with a patched kernel
+	@$(PYTEST) -m vm tests/vm/test_device.py
 
 .PHONY: clean
 clean: ## Remove what was built; the virtual environment and the image cache stay

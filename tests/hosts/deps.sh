@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Installs what building and testing need and this machine lacks; silent where nothing is missing.
-# usage: deps.sh [--only-venv | --vm]   (--vm: what guests need, besides)
+# usage: deps.sh [--only-venv | --vm | --kernel]   (--vm: what guests need, besides; --kernel: what
+# builds patched kernels for them, too)
 set -eu
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -14,9 +15,16 @@ wanted="
 	ssh:openssh-client ssh-keygen:openssh-client sudo:sudo
 	gcc:gcc g++:g++ make:make ld:binutils clang-format:clang-format git:git
 "
-[ "${1-}" != --vm ] || wanted="$wanted
+case "${1-}" in
+--vm | --kernel)
+	wanted="$wanted
 	qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils
 	debootstrap:debootstrap mke2fs:e2fsprogs
+	"
+	;;
+esac
+[ "${1-}" != --kernel ] || wanted="$wanted
+	flex:flex bison:bison bc:bc ccache:ccache xz:xz-utils patch:patch perl:perl
 "
 missing=""
 have() {
@@ -33,6 +41,13 @@ add() {
 done
 [ -e /usr/include/linux/limits.h ] || add libc6-dev
 [ -e /usr/include/linux/userfaultfd.h ] || add linux-libc-dev
+if [ "${1-}" = --kernel ]; then
+	[ -e /usr/include/libelf.h ] || add libelf-dev
+	[ -e /usr/include/openssl/opensslv.h ] || add libssl-dev
+	for version in 6.1 6.12; do
+		[ -e "/usr/src/linux-source-$version.tar.xz" ] || add "linux-source-$version"
+	done
+fi
 have "$python" && "$python" -c 'import ensurepip, venv' 2>/dev/null || add python3-venv
 
 install() {

@@ -25,10 +25,14 @@ KEPT = 2
 """Entries of a kind that stay: one for the branch before this one."""
 
 
+def cache() -> Path:
+    """Return the directory where everything lies that is slow to make."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "livemig")
+
+
 def debian_place() -> Path:
     """Return where the disk with a bare Debian 12 is kept, made or not."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "livemig")
-    return cache / f"guest-debian-{digest_of(*sorted(IMAGE.iterdir()))}"
+    return cache() / f"guest-debian-{digest_of(*sorted(IMAGE.iterdir()))}"
 
 
 def debian() -> Path:

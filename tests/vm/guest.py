@@ -27,7 +27,8 @@ class Parts:
     """What a guest is made of; nothing of it is ever written to."""
 
     kernel: Path
-    initrd: Path
+    initrd: Path | None
+    """None for a kernel that needs none to find its disk."""
     disk: Path
     """A raw disk, or a qcow2 with all that it stands on."""
     key: Path
@@ -101,7 +102,8 @@ class Guest:
             *("-daemonize", "-pidfile", f"{self.dir}/pid", "-D", f"{self.dir}/qemu.log"),
             *("-serial", f"file:{self.dir}/console.log"),
             *("-qmp", f"unix:{self.dir}/qmp,server=on,wait=off"),
-            *("-kernel", str(parts.kernel), "-initrd", str(parts.initrd)),
+            *("-kernel", str(parts.kernel)),
+            *(("-initrd", str(parts.initrd)) if parts.initrd else ()),
             *("-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 tsc=reliable quiet"),
             *("-drive", f"file={self.dir}/disk.qcow2,if=virtio,format=qcow2,cache=unsafe"),
             *("-netdev", f"user,id=net0,hostfwd=tcp:127.0.0.1:{port}-:22"),

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The limits of the process hold, and its memory cgroup pays. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "subject.h"
+#include "tests.h"
+
+#define GROUP "/sys/fs/cgroup/livemig-selftest"
+#define MIB (1UL << 20)
+
+static struct livemig_op map_op(uint64_t addr, uint64_t length)
+{
+	return (struct livemig_op){
+		.kind = LIVEMIG_MAP, .addr = addr, .length = length, .prot = PROT_READ | PROT_WRITE
+	};
+}
+
+static void set_limit(const struct subject *subject, int which, rlim_t value)
+{
+	const struct rlimit limit = { value, value };
+
+	require(!prlimit(subject->pid, which, &limit, NULL));
+}
+
+static void address_space(void)
+{
+	char *own = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct subject subject = subject_start();
+	struct livemig_op grow = { .kind = LIVEMIG_MOVE,
+				   .addr = (uint64_t)own,
+				   .length = PAGE,
+				   .new_addr = FREE_PLACE(1),
+				   .new_length = 512 * MIB };
+
+	subject_stop(&subject);
+	set_limit(&subject, RLIMIT_AS, 256 * MIB);
+	require(run_one(&subject, map_op(FREE_PLACE(2), 512 * MIB)) == -ENOMEM);
+	require(run_one(&subject, map_op(FREE_PLACE(3), MIB)) == (int64_t)FREE_PLACE(3));
+	require(run_one(&subject, grow) == -ENOMEM);
+	grow.new_length = PAGE;
+	require(run_one(&subject, grow) == (int64_t)FREE_PLACE(1));
+	subject_end(&subject);
+}
+
+/* Without the right to lock memory beyond the limit. */
+static void drop_ipc_lock(void)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+
+	require(!syscall(SYS_capget, &header, data));
+	data[0].effective &= ~(1U << CAP_IPC_LOCK);
+	require(!syscall(SYS_capset, &header, data));
+}
+
+static void locked_memory(void)
+{
+	char *own = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct subject subject;
+	struct livemig_op grow;
+
+	subject = subject_start();
+	subject_ask(&subject, ORDER_LOCK, (uint64_t)own, PAGE, 0);
+	grow = (struct livemig_op){ .kind = LIVEMIG_MOVE,
+				    .addr = (uint64_t)own,
+				    .length = PAGE,
+				    .new_addr = FREE_PLACE(1),
+				    .new_length = 64 * MIB };
+	set_limit(&subject, RLIMIT_MEMLOCK, MIB);
+	drop_ipc_lock();
+	subject_stop(&subject);
+	require(run_one(&subject, grow) == -EAGAIN);
+	grow.new_length = PAGE;
+	require(run_one(&subject, grow) == (int64_t)FREE_PLACE(1));
+	subject_end(&subject);
+}
+
+static void write_to(const char *path, const char *text)
+{
+	int descriptor = open(path, O_WRONLY | O_CLOEXEC);
+
+	require(descriptor >= 0, "%s", path);
+	require(write(descriptor, text, strlen(text)) == (ssize_t)strlen(text), "%s", path);
+	close(descriptor);
+}
+
+static long charged(void)
+{
+	FILE *file = fopen(GROUP "/memory.current", "re");
+	long value;
+
+	require(file && fscanf(file, "%ld", &value) == 1);
+	fclose(file);
+	return value;
+}
+
+static void memory_cgroup(void)
+{
+	char *own = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct livemig_op grow = { .kind = LIVEMIG_MOVE,
+				   .addr = (uint64_t)own,
+				   .length = PAGE,
+				   .new_addr = FREE_PLACE(1),
+				   .new_length = 32 * MIB };
+	struct subject subject;
+	char pid[16];
+	long before;
+
+	if (access("/sys/fs/cgroup/cgroup.controllers", F_OK))
+		return; /* cgroup v1: the other guest has v2 */
+	write_to("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+	require(!mkdir(GROUP, 0755) || errno == EEXIST);
+	subject = subject_start();
+	snprintf(pid, sizeof(pid), "%d", subject.pid);
+	write_to(GROUP "/cgroup.procs", pid);
+	subject_ask(&subject, ORDER_LOCK, (uint64_t)own, PAGE, 0);
+	subject_stop(&subject);
+	before = charged();
+	require(run_one(&subject, grow) ==
+		(int64_t)FREE_PLACE(1)); /* locked: so it is filled at once */
+	require(charged() - before > (long)(30 * MIB), "%ld", charged() - before);
+	subject_end(&subject);
+	rmdir(GROUP);
+}
+
+const struct test limits[] = { { "address_space", address_space },
+			       { "locked_memory", locked_memory },
+			       { "memory_cgroup", memory_cgroup },
+			       { 0 } };

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Every kind of mapping, moved under a process that goes on using it. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "subject.h"
+#include "tests.h"
+
+#define LENGTH (16 * PAGE)
+
+static struct livemig_op move_op(uint64_t from, uint64_t length, uint64_t to)
+{
+	return (struct livemig_op){ .kind = LIVEMIG_MOVE,
+				    .addr = from,
+				    .length = length,
+				    .new_addr = to,
+				    .new_length = length };
+}
+
+/* Move memory of a new subject to and fro; it must be what it was each time. */
+static void move_and_check(void *place, uint64_t seed, enum order order)
+{
+	struct subject subject = subject_start();
+	uint64_t from = (uint64_t)place, to = FREE_PLACE(1);
+
+	subject_ask(&subject, order, from, LENGTH, seed);
+	subject_stop(&subject);
+	require(run_one(&subject, move_op(from, LENGTH, to)) == (int64_t)to);
+	subject_continue(&subject);
+	subject_ask(&subject, order, to, LENGTH, seed);
+	subject_stop(&subject);
+	require(run_one(&subject, move_op(to, LENGTH, from)) == (int64_t)from);
+	subject_continue(&subject);
+	subject_ask(&subject, order, from, LENGTH, seed);
+	subject_end(&subject);
+}
+
+static void anonymous(void)
+{
+	void *place =
+	    mmap(NULL, LENGTH, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	require(place != MAP_FAILED);
+	fill(place, LENGTH, 1);
+	move_and_check(place, 1, ORDER_CHECK);
+}
+
+static void huge(void)
+{
+	size_t size = 4UL << 20;
+	char *place = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *aligned = (char *)(((uint64_t)place + (2UL << 20) - 1) & ~((2UL << 20) - 1));
+
+	require(place != MAP_FAILED && !madvise(aligned, 2UL << 20, MADV_HUGEPAGE));
+	fill(aligned, LENGTH, 2);
+	move_and_check(aligned, 2, ORDER_CHECK); /* splits it */
+}
+
+static int file_with_pattern(int descriptor, uint64_t seed)
+{
+	char *content = malloc(LENGTH);
+
+	require(descriptor >= 0 && content);
+	fill(content, LENGTH, seed);
+	require(pwrite(descriptor, content, LENGTH, 0) == LENGTH);
+	free(content);
+	return descriptor;
+}
+
+static int disk_file(uint64_t seed)
+{
+	return file_with_pattern(open("/var/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600), seed);
+}
+
+static void move_file(int descriptor, int flags, int prot, uint64_t seed)
+{
+	void *place = mmap(NULL, LENGTH, prot, flags, descriptor, 0);
+
+	require(place != MAP_FAILED);
+	move_and_check(place, seed, prot & PROT_WRITE ? ORDER_CHECK : ORDER_READ);
+}
+
+static void private_file(void)
+{
+	move_file(disk_file(3), MAP_PRIVATE, PROT_READ | PROT_WRITE, 3);
+}
+
+static void read_only_file(void)
+{
+	move_file(disk_file(4), MAP_PRIVATE, PROT_READ, 4);
+}
+
+static void shared_file(void)
+{
+	move_file(disk_file(5), MAP_SHARED, PROT_READ | PROT_WRITE, 5);
+}
+
+static void memfd(void)
+{
+	int descriptor = file_with_pattern(memfd_create("selftest", MFD_CLOEXEC), 6);
+
+	move_file(descriptor, MAP_SHARED, PROT_READ | PROT_WRITE, 6);
+}
+
+static void to_and_fro(const char *name, enum order order)
+{
+	struct subject subject = subject_start();
+	uint64_t start, end, found, to = FREE_PLACE(2);
+
+	subject_ask(&subject, order, 0, 0, 0);
+	subject_stop(&subject);
+	require(subject_find(&subject, name, &start, &end), "%s", name);
+	require(run_one(&subject, move_op(start, end - start, to)) == (int64_t)to);
+	require(subject_find(&subject, "100080000000", &found, &end) && found == to);
+	require(run_one(&subject, move_op(to, end - found, start)) == (int64_t)start);
+	subject_continue(&subject);
+	subject_ask(&subject, order, 0, 0, 0);
+	subject_end(&subject);
+}
+
+static void stack(void)
+{
+	to_and_fro("[stack]", ORDER_STACK);
+}
+
+static void heap(void)
+{
+	free(malloc(1));
+	to_and_fro("[heap]", ORDER_HEAP);
+}
+
+static void vdso(void)
+{
+	struct subject subject = subject_start();
+	uint64_t base = getauxval(AT_SYSINFO_EHDR), first, end, to = FREE_PLACE(3);
+	struct livemig_op op = { .kind = LIVEMIG_MOVE_VDSO, .new_addr = to };
+
+	subject_ask(&subject, ORDER_CLOCK, base, 0, 0);
+	subject_stop(&subject);
+	require(subject_find(&subject, "[vvar", &first, &end));
+	require(run_one(&subject, op) == (int64_t)to);
+	subject_continue(&subject);
+	subject_ask(&subject, ORDER_CLOCK, to + (base - first), 0, 0);
+	subject_stop(&subject);
+	op.new_addr = first;
+	require(run_one(&subject, op) == (int64_t)first);
+	subject_continue(&subject);
+	subject_ask(&subject, ORDER_CLOCK, base, 0, 0);
+	subject_end(&subject);
+}
+
+static void grow_and_shrink(void)
+{
+	char *place =
+	    mmap(NULL, LENGTH, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct subject subject;
+	struct livemig_op op;
+	uint64_t to = FREE_PLACE(4);
+
+	fill(place, LENGTH, 7);
+	subject = subject_start();
+	op = move_op((uint64_t)place, LENGTH, to);
+	op.new_length = 4 * LENGTH;
+	subject_stop(&subject);
+	require(run_one(&subject, op) == (int64_t)to);
+	op = move_op(to, 4 * LENGTH, to);
+	op.new_length = 8 * LENGTH;
+	require(run_one(&subject, op) == (int64_t)to, "growing in place");
+	op = move_op(to, 8 * LENGTH, to);
+	op.new_length = LENGTH;
+	require(run_one(&subject, op) == (int64_t)to, "shrinking in place");
+	subject_continue(&subject);
+	subject_ask(&subject, ORDER_CHECK, to, LENGTH, 7);
+	subject_end(&subject);
+}
+
+static void map_and_unmap(void)
+{
+	uint64_t place = FREE_PLACE(5);
+	struct subject subject = subject_start();
+	uint64_t start, end;
+	struct livemig_op ops[] = {
+		{ .kind = LIVEMIG_MAP, .addr = place, .length = LENGTH, .prot = PROT_READ },
+		{ .kind = LIVEMIG_UNMAP, .addr = place, .length = LENGTH },
+		{ .kind = LIVEMIG_MAP_FILE,
+		  .addr = place,
+		  .length = LENGTH,
+		  .prot = PROT_READ | PROT_WRITE,
+		  .fd = disk_file(8) },
+		{ .kind = LIVEMIG_MAP,
+		  .flags = LIVEMIG_GROWSDOWN | LIVEMIG_NORESERVE,
+		  .addr = place + (1 << 28),
+		  .length = PAGE,
+		  .prot = PROT_READ | PROT_WRITE },
+		{ .kind = LIVEMIG_UNMAP, .addr = place + 2 * LENGTH, .length = LENGTH },
+	};
+	unsigned int done;
+
+	subject_stop(&subject);
+	require(!run_batch(subject.pidfd, ops, 5, &done) && done == 5, "%u", done);
+	subject_continue(&subject);
+	subject_ask(&subject, ORDER_CHECK, place, LENGTH, 8);
+	require(subject_find(&subject, "100150000000", &start, &end));
+	subject_end(&subject);
+}
+
+static void replace(void)
+{
+	char *place =
+	    mmap(NULL, LENGTH, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *other = mmap((void *)FREE_PLACE(6), LENGTH, PROT_READ,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	struct livemig_op op = move_op((uint64_t)place, LENGTH, (uint64_t)other);
+	struct subject subject;
+
+	fill(place, LENGTH, 9);
+	subject = subject_start();
+	subject_stop(&subject);
+	require(run_one(&subject, op) == -EEXIST);
+	op.flags = LIVEMIG_REPLACE;
+	require(run_one(&subject, op) == (int64_t)other);
+	subject_continue(&subject);
+	subject_ask(&subject, ORDER_CHECK, (uint64_t)other, LENGTH, 9);
+	subject_end(&subject);
+}
+
+const struct test moves[] = { { "anonymous", anonymous },
+			      { "huge", huge },
+			      { "private_file", private_file },
+			      { "read_only_file", read_only_file },
+			      { "shared_file", shared_file },
+			      { "memfd", memfd },
+			      { "stack", stack },
+			      { "heap", heap },
+			      { "vdso", vdso },
+			      { "grow_and_shrink", grow_and_shrink },
+			      { "map_and_unmap", map_and_unmap },
+			      { "replace", replace },
+			      { 0 } };

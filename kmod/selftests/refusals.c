@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Who may not, and what may not be asked for. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "subject.h"
+#include "tests.h"
+
+#define NOBODY 65534
+
+static struct livemig_op map_op(uint64_t addr)
+{
+	return (struct livemig_op){
+		.kind = LIVEMIG_MAP, .addr = addr, .length = PAGE, .prot = PROT_READ
+	};
+}
+
+static int run_map(const struct subject *subject)
+{
+	struct livemig_op op = map_op(FREE_PLACE(1));
+
+	return run_batch(subject->pidfd, &op, 1, NULL);
+}
+
+static void not_traced(void)
+{
+	struct subject subject = subject_start();
+
+	require(run_map(&subject) == -EPERM);
+	require(!ptrace(PTRACE_SEIZE, subject.pid, 0, 0));
+	require(run_map(&subject) == -EPERM, "traced, but it runs");
+	subject_end(&subject);
+}
+
+static void *run_map_in_thread(void *subject)
+{
+	return (void *)(long)run_map(subject);
+}
+
+static void traced_by_another_thread(void)
+{
+	struct subject subject = subject_start();
+	pthread_t thread;
+	void *result;
+
+	subject_stop(&subject);
+	require(!pthread_create(&thread, NULL, run_map_in_thread, &subject));
+	require(!pthread_join(thread, &result));
+	require((long)result == -EPERM);
+	require(!run_map(&subject));
+	subject_end(&subject);
+}
+
+static int pause_for_ever(void *unused)
+{
+	(void)unused;
+	while (1)
+		pause();
+	return 0;
+}
+
+static void one_thread_runs(void)
+{
+	char *stack =
+	    mmap(NULL, 1 << 16, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct subject subject = { 0 };
+	int ready[2];
+	char byte;
+
+	require(!pipe(ready));
+	subject.pid = fork();
+	if (!subject.pid) {
+		require(clone(pause_for_ever, stack + (1 << 16),
+			      CLONE_VM | CLONE_THREAD | CLONE_SIGHAND | CLONE_FS | CLONE_FILES,
+			      NULL) > 0);
+		require(write(ready[1], "r", 1) == 1);
+		pause_for_ever(NULL);
+	}
+	subject.pidfd = (int)syscall(SYS_pidfd_open, subject.pid, 0);
+	require(read(ready[0], &byte, 1) == 1);
+	subject_stop(&subject); /* its first thread alone */
+	require(run_map(&subject) == -EPERM);
+	kill(subject.pid, SIGKILL);
+	waitpid(subject.pid, NULL, __WALL);
+}
+
+static void shared_memory_of_another_process(void)
+{
+	char *stack =
+	    mmap(NULL, 1 << 16, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct subject subject = { 0 };
+
+	subject.pid = clone(pause_for_ever, stack + (1 << 16), CLONE_VM | SIGCHLD, NULL);
+	subject.pidfd = (int)syscall(SYS_pidfd_open, subject.pid, 0);
+	subject_stop(&subject);
+	require(run_map(&subject) == -EBUSY);
+	kill(subject.pid, SIGKILL);
+	waitpid(subject.pid, NULL, __WALL);
+}
+
+static void not_ours_to_trace(void)
+{
+	struct subject subject = subject_start();
+	int status;
+	pid_t caller;
+
+	device(); /* open already: its mode alone would keep the caller out */
+	caller = fork();
+	if (!caller) {
+		require(!setresgid(NOBODY, NOBODY, NOBODY) && !setresuid(NOBODY, NOBODY, NOBODY));
+		require(open(LIVEMIG_DEVICE, O_RDWR) < 0 && errno == EACCES);
+		require(run_map(&subject) == -EACCES);
+		_exit(0);
+	}
+	require(waitpid(caller, &status, 0) == caller && !status);
+	subject_end(&subject);
+}
+
+static void no_process(void)
+{
+	struct subject subject = subject_start();
+	struct livemig_op op = map_op(FREE_PLACE(1));
+
+	require(run_batch(-1, &op, 1, NULL) == -EBADF);
+	require(run_batch(device(), &op, 1, NULL) == -EBADF);
+	kill(subject.pid, SIGKILL);
+	require(waitid(P_PID, (id_t)subject.pid, &(siginfo_t){ 0 }, WEXITED | WNOWAIT) == 0);
+	require(run_map(&subject) == -ESRCH);
+	subject_end(&subject);
+	subject.pidfd = -1;
+}
+
+static void batches(void)
+{
+	struct subject subject = subject_start();
+	struct livemig_op op = map_op(FREE_PLACE(1));
+	struct livemig_batch batch = { .pidfd = subject.pidfd, .count = 1, .ops = (uint64_t)&op };
+	struct livemig_info info;
+
+	subject_stop(&subject);
+	require(run_batch(subject.pidfd, &op, 0, NULL) == -EINVAL);
+	require(run_batch(subject.pidfd, &op, LIVEMIG_MAX_OPS + 1, NULL) == -E2BIG);
+	require(run_batch(subject.pidfd, NULL, 1, NULL) == -EFAULT);
+	require(ioctl(device(), LIVEMIG_RUN, NULL) && errno == EFAULT);
+	require(ioctl(device(), LIVEMIG_INFO, NULL) && errno == EFAULT);
+	require(ioctl(device(), _IO('l', 0xe2), NULL) && errno == ENOTTY);
+	batch.reserved = 1;
+	require(ioctl(device(), LIVEMIG_RUN, &batch) && errno == EINVAL);
+	require(!ioctl(device(), LIVEMIG_INFO, &info));
+	require(info.version == LIVEMIG_VERSION && info.max_ops == LIVEMIG_MAX_OPS);
+	require(info.features == 0x3e);
+	subject_end(&subject);
+}
+
+static void the_first_failure_ends_a_batch(void)
+{
+	struct subject subject = subject_start();
+	struct livemig_op ops[3] = { map_op(FREE_PLACE(1)), map_op(FREE_PLACE(1) + 1),
+				     map_op(FREE_PLACE(2)) };
+	uint64_t start, end;
+	unsigned int done;
+
+	ops[2].result = 77;
+	subject_stop(&subject);
+	require(!run_batch(subject.pidfd, ops, 3, &done));
+	require(done == 1 && ops[0].result == (int64_t)FREE_PLACE(1));
+	require(ops[1].result == -EINVAL && ops[2].result == 0);
+	require(subject_find(&subject, "100040000000", &start, &end));
+	require(!subject_find(&subject, "100080000000", &start, &end));
+	subject_end(&subject);
+}
+
+struct refusal {
+	struct livemig_op op;
+	int64_t result;
+};
+
+static void expect(const struct subject *subject, const struct refusal *refusals, size_t count)
+{
+	size_t i;
+
+	for (i = 0; i < count; i++) {
+		int64_t result = run_one(subject, refusals[i].op);
+
+		require(result == refusals[i].result, "%zu: %ld, not %ld", i, result,
+			refusals[i].result);
+	}
+}
+
+static void operations(void)
+{
+	char *own = mmap(NULL, 4 * PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct subject subject = subject_start();
+	uint64_t here = (uint64_t)own, free = FREE_PLACE(1), vdso = getauxval(AT_SYSINFO_EHDR);
+	const struct refusal refusals[] = {
+		{ { .kind = 0 }, -EINVAL },
+		{ { .kind = 99 }, -EINVAL },
+		{ { .kind = LIVEMIG_MAP, .addr = free, .length = 0 }, -EINVAL },
+		{ { .kind = LIVEMIG_MAP, .addr = free, .length = 100 }, -EINVAL },
+		{ { .kind = LIVEMIG_MAP, .addr = free + 8, .length = PAGE }, -EINVAL },
+		{ { .kind = LIVEMIG_MAP, .addr = free, .length = ~0UL << 12 }, -EINVAL },
+		{ { .kind = LIVEMIG_MAP, .addr = ~0UL << 12, .length = PAGE }, -EINVAL },
+		{ { .kind = LIVEMIG_MAP, .addr = 0x7ffffffff000, .length = PAGE }, -EINVAL },
+		{ { .kind = LIVEMIG_MAP, .addr = free, .length = PAGE, .prot = 8 }, -EINVAL },
+		{ { .kind = LIVEMIG_MAP, .addr = free, .length = PAGE, .flags = LIVEMIG_SHARED },
+		  -EINVAL },
+		{ { .kind = LIVEMIG_MAP, .addr = free, .length = PAGE, .fd = 1 }, -EINVAL },
+		{ { .kind = LIVEMIG_MAP, .addr = free, .length = PAGE, .offset = 1 }, -EINVAL },
+		{ { .kind = LIVEMIG_MAP, .addr = free, .length = PAGE, .new_addr = 1 }, -EINVAL },
+		{ { .kind = LIVEMIG_MAP, .addr = here, .length = PAGE }, -EEXIST },
+		{ { .kind = LIVEMIG_MAP_FILE, .addr = free, .length = PAGE, .fd = -1 }, -EBADF },
+		{ { .kind = LIVEMIG_MAP_FILE, .addr = free, .length = PAGE, .offset = 5 },
+		  -EINVAL },
+		{ { .kind = LIVEMIG_UNMAP, .addr = here, .length = PAGE, .flags = 1 }, -EINVAL },
+		{ { .kind = LIVEMIG_UNMAP, .addr = here, .length = 0 }, -EINVAL },
+		{ { .kind = LIVEMIG_MOVE, .addr = here, .length = PAGE, .new_addr = free },
+		  -EINVAL },
+		{ { .kind = LIVEMIG_MOVE,
+		    .addr = here,
+		    .length = 2 * PAGE,
+		    .new_addr = here + PAGE,
+		    .new_length = 2 * PAGE },
+		  -EINVAL },
+		{ { .kind = LIVEMIG_MOVE,
+		    .addr = free,
+		    .length = PAGE,
+		    .new_addr = free + PAGE,
+		    .new_length = PAGE },
+		  -EFAULT },
+		{ { .kind = LIVEMIG_MOVE,
+		    .addr = here,
+		    .length = PAGE,
+		    .new_addr = vdso,
+		    .new_length = PAGE },
+		  -EEXIST },
+		{ { .kind = LIVEMIG_MOVE,
+		    .addr = vdso,
+		    .length = PAGE,
+		    .new_addr = free,
+		    .new_length = PAGE },
+		  -EINVAL },
+		{ { .kind = LIVEMIG_MOVE,
+		    .addr = here,
+		    .length = PAGE,
+		    .new_addr = free,
+		    .new_length = PAGE,
+		    .flags = LIVEMIG_GROWSDOWN },
+		  -EINVAL },
+		{ { .kind = LIVEMIG_MOVE,
+		    .addr = here,
+		    .length = PAGE,
+		    .new_addr = here,
+		    .new_length = 2 * PAGE },
+		  -EEXIST },
+		{ { .kind = LIVEMIG_MOVE_VDSO, .new_addr = here }, -EEXIST },
+		{ { .kind = LIVEMIG_MOVE_VDSO, .new_addr = free + 1 }, -EINVAL },
+		{ { .kind = LIVEMIG_MOVE_VDSO, .new_addr = vdso }, -EINVAL },
+		{ { .kind = LIVEMIG_MOVE_VDSO, .new_addr = free, .length = PAGE }, -EINVAL },
+	};
+
+	subject_stop(&subject);
+	expect(&subject, refusals, sizeof(refusals) / sizeof(*refusals));
+	subject_continue(&subject);
+	subject_ask(&subject, ORDER_STACK, 0, 0, 0);
+	subject_end(&subject);
+}
+
+static void files(void)
+{
+	struct subject subject = subject_start();
+	int sealed = memfd_create("sealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	int reading = open("/bin/sh", O_RDONLY | O_CLOEXEC),
+	    directory = open("/", O_RDONLY | O_CLOEXEC);
+	struct livemig_op op = { .kind = LIVEMIG_MAP_FILE,
+				 .flags = LIVEMIG_SHARED,
+				 .addr = FREE_PLACE(1),
+				 .length = PAGE,
+				 .prot = PROT_READ | PROT_WRITE };
+
+	require(!ftruncate(sealed, PAGE) && !fcntl(sealed, F_ADD_SEALS, F_SEAL_WRITE));
+	subject_stop(&subject);
+	op.fd = sealed;
+	require(run_one(&subject, op) == -EPERM, "a seal");
+	op.fd = reading;
+	require(run_one(&subject, op) == -EACCES, "a file that is open for reading");
+	op.fd = directory;
+	require(run_one(&subject, op) == -ENODEV, "a directory");
+	op.fd = reading;
+	op.flags = 0;
+	require(run_one(&subject, op) == (int64_t)op.addr, "a private copy");
+	subject_end(&subject);
+}
+
+static void below_the_lowest_address(void)
+{
+	int status;
+	pid_t caller = (device(), fork());
+
+	if (!caller) {
+		struct subject subject;
+
+		require(!setresgid(NOBODY, NOBODY, NOBODY) && !setresuid(NOBODY, NOBODY, NOBODY));
+		subject = subject_start();
+		subject_stop(&subject);
+		require(run_one(&subject, map_op(FREE_PLACE(1))) == (int64_t)FREE_PLACE(1));
+		require(run_one(&subject, map_op(PAGE)) == -EPERM);
+		subject_end(&subject);
+		_exit(0);
+	}
+	require(waitpid(caller, &status, 0) == caller && !status);
+}
+
+const struct test refusals[] = {
+	{ "not_traced", not_traced },
+	{ "traced_by_another_thread", traced_by_another_thread },
+	{ "one_thread_runs", one_thread_runs },
+	{ "shared_memory_of_another_process", shared_memory_of_another_process },
+	{ "not_ours_to_trace", not_ours_to_trace },
+	{ "no_process", no_process },
+	{ "batches", batches },
+	{ "the_first_failure_ends_a_batch", the_first_failure_ends_a_batch },
+	{ "operations", operations },
+	{ "files", files },
+	{ "below_the_lowest_address", below_the_lowest_address },
+	{ 0 }
+};

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* The selftests, each of which runs in a process of its own and returns if all was well. */
+#ifndef SELFTESTS_H
+#define SELFTESTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct test {
+	const char *name;
+	void (*run)(void);
+};
+
+extern const struct test moves[], refusals[], races[], limits[];
+
+/* Random batches, compared with what the memory should look like; ends the process on a difference.
+ */
+void fuzz(uint64_t seed, unsigned int batches);
+
+#endif
