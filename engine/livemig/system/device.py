@@ -46,7 +46,7 @@ class Flag(IntFlag):
 class Operation:
     """One step: addresses, lengths and the offset in bytes, all of whole pages.
 
-    ``flags`` is a Flag; what a kind does not use stays zero. ``what`` names the step where it fails.
+    ``flags`` is a Flag; what a kind does not use stays zero. ``what`` names the step that fails.
     """
 
     kind: Do
