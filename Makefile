@@ -17,6 +17,7 @@ KERNEL_CONFIGS ?= debug.config
 LIBDIR := $(PREFIX)/lib/docker-livemig
 PLUGIN := $(PREFIX)/lib/docker/cli-plugins/docker-livemig
 C_FILES = $(shell git ls-files '*.c' '*.h' '*.cc')
+KERNEL_FILES = $(shell git ls-files "kmod/*.[ch]" ":!kmod/selftests")
 
 .PHONY: help
 help: ## List the tasks
@@ -97,6 +98,7 @@ lint: deps ## Style, types, dependencies between packages
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@clang-format --dry-run -Werror $(C_FILES)
+	@kernel-patch/checkpatch.sh build/checkpatch $(KERNEL_FILES)
 	@$(PY) -m pytest -q tests/unit/test_imports.py
 
 .PHONY: format

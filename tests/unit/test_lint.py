@@ -49,3 +49,15 @@ def test_c_is_formatted() -> None:
     ]
     assert sources
     _passes(clang_format, "--dry-run", "-Werror", *sources)
+
+
+def test_the_module_is_in_the_kernels_style() -> None:
+    if not Path("/usr/src/linux-source-6.1.tar.xz").exists():
+        pytest.skip("needs Debian's kernel sources, with checkpatch (make kernel-deps)")
+    sources = [
+        path
+        for path in sorted((REPO / "kmod").rglob("*.[ch]"))
+        if "selftests" not in path.parts and not path.name.endswith(".mod.c")
+    ]
+    assert sources
+    _passes(REPO / "kernel-patch" / "checkpatch.sh", REPO / "build" / "checkpatch", *sources)
