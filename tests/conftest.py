@@ -71,14 +71,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.timeout(pace.limit(usual)), append=False)
 
 
+def required() -> list[str]:
+    """Return what LIVEMIG_REQUIRE says that must be there: markers, trackers."""
+    return os.environ.get("LIVEMIG_REQUIRE", "").replace(",", " ").split()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what the machine cannot run; fail where LIVEMIG_REQUIRE says that it must."""
-    required = os.environ.get("LIVEMIG_REQUIRE", "").replace(",", " ").split()
+    needed = required()
     for marker, lacks in LACKS.items():
         if item.get_closest_marker(marker) is None:
             continue
         reason = lacks()
-        if reason and marker in required:
+        if reason and marker in needed:
             pytest.fail(f"LIVEMIG_REQUIRE={marker}, but {reason}", pytrace=False)
         if reason:
             pytest.skip(reason)

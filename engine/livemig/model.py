@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
+
+WRITE_PROTECT, SOFT_DIRTY, COMPARISON = TRACKERS = ("write-protect", "soft-dirty", "comparison")
+TrackerChoice = Literal["auto", "write-protect", "soft-dirty", "comparison"]
 
 
 class Kind(StrEnum):

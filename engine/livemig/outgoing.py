@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from livemig.errors import NotCarried, ProcessGone
@@ -15,14 +16,15 @@ from livemig.extract.guards import find_guards
 from livemig.extract.properties import Properties
 from livemig.freezer import Freezer
 from livemig.infect import borrow, find_gadgets, infected
-from livemig.model import Clocks, Image, Process, Role, RoundStat
+from livemig.model import Clocks, Image, Process, Role, RoundStat, TrackerChoice
 from livemig.pagemap import Pagemap
+from livemig.pause import paused
 from livemig.rounds import MemorySource, Send
 from livemig.stdin import UnreadInput, find_stream
 from livemig.system import procfs
-from livemig.system.memory import Memory
+from livemig.system.memory import PAGE_SIZE, Memory
 from livemig.tracing import Tracee, telling_death
-from livemig.tracker import Everything, Tracker, WriteProtectScan
+from livemig.tracker import Everything, Tracker, Watched, plant_tracker
 from livemig.waiting import end_on_time
 
 
@@ -40,40 +42,101 @@ class Outgoing:
     cache: int
 
     def __post_init__(self) -> None:
-        self._memory = Memory(self.pid)
-        self._pagemap = Pagemap(self.pid)
+        self._open()
         self._tracee = Tracee(self.pid)
         self._gadgets = find_gadgets(self.pid, self._memory)
         self._traced = False
         self._frozen = False
         self._stdin: UnreadInput | None = None
         self.properties = Properties(self.pid)
-        self.tracker: Tracker = Everything(self._pagemap)
+        self._wanted: TrackerChoice | None = None  # a tracker that is to be planted
 
-    def start(self, *, live: bool) -> None:
+    def _open(self) -> None:
+        """Take hold of the memory that the process has now."""
+        memory = Memory(self.pid)
+        try:
+            pagemap = Pagemap(self.pid)
+        except BaseException:
+            memory.close()
+            raise
+        self._memory, self._pagemap = memory, pagemap
+        self.tracker: Tracker = Everything(pagemap)
+
+    @property
+    def _watched(self) -> Watched:
+        return Watched(self._memory, self._pagemap, self._pause)
+
+    @contextmanager
+    def _pause(self) -> Iterator[None]:
+        with paused(self._tracee):
+            yield
+            end_on_time(self._tracee, self._memory, self._gadgets)
+
+    def start(self, *, live: bool, tracker: TrackerChoice = "auto") -> None:
         """Get ready to send memory; ``live`` plants what tells written pages (KernelLacks)."""
         if live:
-            self._attach()
-            try:
-                with borrow(self._tracee, self._memory, self._gadgets) as loan:
-                    self.tracker = WriteProtectScan.plant(loan, self._pagemap)
-                end_on_time(self._tracee, self._memory, self._gadgets)
-            finally:
-                self._detach()
+            self._plant(tracker)
+        self._choice = tracker if live else None
         number = procfs.namespaced_id(self.pid)
-        self._source = MemorySource(self._memory, number, self.tracker, self._pagemap, self.cache)
+        self._source = MemorySource(self._watched, number, self.tracker, self.cache)
         self._source.properties = self.properties
         if live:
             self.properties.watch()
 
+    def _plant(self, choice: TrackerChoice) -> None:
+        self._attach()
+        try:
+            with borrow(self._tracee, self._memory, self._gadgets) as loan:
+                self.tracker = plant_tracker(choice, loan, self._watched)
+            end_on_time(self._tracee, self._memory, self._gadgets)
+        finally:
+            self._detach()
+
     def round(self, send: Send) -> RoundStat:
         """Send one round; exact once the process is frozen."""
         with telling_death(self.pid):
-            return self._source.round(send, frozen=self._frozen)
+            while True:
+                self._follow_program(send)
+                try:
+                    return self._source.round(send, frozen=self._frozen)
+                except (ProcessGone, OSError):
+                    if not self._has_executed():
+                        raise
+
+    def _follow_program(self, send: Send) -> None:
+        """Start over where the process has executed a program: all of its memory is other memory.
+
+        One that has just begun, and has no C library yet, is tracked from a later round on.
+        """
+        if self._memory.is_gone():
+            old = self.tracker, self._pagemap, self._memory
+            self._open()
+            for each in (*old, self.properties):
+                each.close()
+            self._source.clear(send)
+            self.properties = self._source.properties = Properties(self.pid)
+            if self._choice is not None:
+                self.properties.watch()
+            self._source.follow(self._watched, self.tracker)
+            self._wanted = self._choice
+        if self._wanted is not None and not self._frozen:
+            with suppress(NotCarried):
+                self._plant(self._wanted)
+                self._wanted = None
+            self._source.follow(self._watched, self.tracker)
+
+    def _has_executed(self) -> bool:
+        return self._memory.is_gone() and bool(procfs.read_areas(self.pid))
 
     def waiting(self) -> int:
         """Return the bytes of pages written since the last round."""
-        return self._source.waiting()
+        with telling_death(self.pid):
+            try:
+                return self._source.waiting()
+            except (ProcessGone, OSError):
+                if not self._has_executed():
+                    raise
+                return int(procfs.read_stat(self.pid)[23]) * PAGE_SIZE
 
     def freeze(self) -> None:
         """Stop every thread, so that none runs an instruction any more.

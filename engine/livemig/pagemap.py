@@ -2,14 +2,19 @@
 
 A page that shows a file unchanged, and the shared zero page, come back by themselves on the target.
 PAGEMAP_SCAN tells them apart (Linux 6.7 on); before it, /proc/PID/pagemap does, where the zero page
-counts as a page like any other (Documentation/admin-guide/mm/pagemap.rst).
+is told by its frame (Documentation/admin-guide/mm/pagemap.rst).
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import functools
+import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,8 +32,11 @@ from livemig.system.uffd import (
 )
 
 _ENTRIES = 65536
+_PRESENT = np.uint64(1 << 63)
 _PRESENT_OR_SWAPPED = np.uint64(3 << 62)
 _FILE = np.uint64(1 << 61)
+_SOFT_DIRTY = np.uint64(1 << 55)
+_FRAME = np.uint64((1 << 55) - 1)
 # What write-protection leaves where a page of a file was given up looks as if it were swapped, to
 # PAGEMAP_SCAN too. It is told by the type of its swap area, the last one (SWP_PTE_MARKER in
 # include/linux/swap.h), and bit 57, written by userfaultfd.
@@ -45,6 +53,56 @@ def carried(mappings: Iterable[Mapping]) -> list[Mapping]:
         for mapping in mappings
         if mapping.kind not in (Kind.VVAR, Kind.VDSO) and "dp" not in mapping.flags
     ]
+
+
+@functools.cache
+def zero_frame() -> int:
+    """Return the frame of the page of zeros that all share; 0 where frames are not shown."""
+    with mmap.mmap(-1, PAGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as data:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(data))
+        assert data[0] == 0  # by this it is there
+        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+            entry = os.pread(pagemap.fileno(), 8, address // PAGE_SIZE * 8)
+    return int.from_bytes(entry, "little") & int(_FRAME)
+
+
+def _spans(first: int, chosen: Any) -> list[Span]:
+    """Return the address ranges of the pages from number ``first`` on that are ``chosen``."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], chosen, [False])))) + first
+    return [
+        (start * PAGE_SIZE, end * PAGE_SIZE)
+        for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What a page map said at one instant: page numbers, and the entries from there on.
+
+    To be looked through later: that takes as long again as reading them.
+    """
+
+    chunks: list[tuple[int, Any]]
+
+    def owned(self) -> list[Span]:
+        """Return the pages that belong to the process alone."""
+        return merged(span for first, each in self.chunks for span in _spans(first, _own(each)))
+
+    def dirty(self) -> list[Span]:
+        """Return those of them that were written since the soft-dirty bits were cleared."""
+        return merged(
+            span
+            for first, each in self.chunks
+            for span in _spans(first, _own(each) & (each & _SOFT_DIRTY != 0))
+        )
+
+
+def _own(entries: Any) -> Any:
+    own = (entries & _PRESENT_OR_SWAPPED != 0) & (entries & _FILE == 0)
+    own &= (entries & _MARKER != _MARKER) & ~guards(entries)
+    if zeros := zero_frame():
+        own &= entries & (_PRESENT | _FRAME) != _PRESENT | np.uint64(zeros)
+    return own
 
 
 class Pagemap:
@@ -101,20 +159,23 @@ class Pagemap:
         span = (address, address + PAGE_SIZE)
         return bool(self.private(span) if self.can_scan else self._read(span))
 
+    def entries(self, mappings: Iterable[Mapping]) -> Entries:
+        """Return what the page map says now; what holds no page is left out."""
+        spans = ((mapping.start, mapping.end) for mapping in carried(mappings))
+        chunks = (chunk for span in spans for chunk in self._chunks(span))
+        return Entries([chunk for chunk in chunks if (chunk[1] & _PRESENT_OR_SWAPPED).any()])
+
     def _read(self, span: Span) -> list[Span]:
-        spans: list[Span] = []
+        return Entries(list(self._chunks(span))).owned()
+
+    def _chunks(self, span: Span) -> Iterator[tuple[int, Any]]:
         first, last = span[0] // PAGE_SIZE, span[1] // PAGE_SIZE
         for start in range(first, last, _ENTRIES):
-            count = min(_ENTRIES, last - start)
-            entries = np.frombuffer(os.pread(self.descriptor, count * 8, start * 8), np.uint64)
-            own = (entries & _PRESENT_OR_SWAPPED != 0) & (entries & _FILE == 0)
-            own &= (entries & _MARKER != _MARKER) & ~guards(entries)
-            edges = np.flatnonzero(np.diff(np.concatenate(([False], own, [False]))))
-            spans += [
-                ((start + int(a)) * PAGE_SIZE, (start + int(b)) * PAGE_SIZE)
-                for a, b in zip(edges[::2], edges[1::2], strict=True)
-            ]
-        return spans
+            size = min(_ENTRIES, last - start) * 8
+            data = os.pread(self.descriptor, size, start * 8)
+            if len(data) < size:
+                raise ProcessLookupError(errno.ESRCH, "the process has no memory any more")
+            yield start, np.frombuffer(data, np.uint64)
 
     def close(self) -> None:
         """Close the descriptor."""

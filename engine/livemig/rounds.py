@@ -6,30 +6,38 @@ the target carries out, so that both agree on what a change of layout costs.
 
 from __future__ import annotations
 
-import errno
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from livemig.errors import InternalError, ProcessGone
+from livemig.errors import InternalError
 from livemig.extract import mapped_files, read_layout
-from livemig.extract.guards import is_guarded
 from livemig.extract.properties import Properties
 from livemig.extract.residence import read_residence
 from livemig.frames import FrameType
-from livemig.intervals import Span, intersect, merged, subtract, total
+from livemig.intervals import Span, intersect, merged, subtract
 from livemig.layout import difference
-from livemig.model import Layout, MappedFile, Residence, RoundStat
-from livemig.pagemap import Pagemap, carried
+from livemig.model import Kind, Layout, MappedFile, Mapping, Residence, RoundStat
+from livemig.pagemap import carried
 from livemig.pages import DeltaCache, Packer, batches, zero_pages
-from livemig.system.memory import PAGE_SIZE, Memory, read_ranges
-from livemig.tracker import Tracker
+from livemig.system.memory import PAGE_SIZE
+from livemig.tracker import Tracker, Watched
 from livemig.wire import to_wire
 
 Send = Callable[[FrameType, Any, Any], None]
 _LOOKS = 100
+_Identity = tuple[int, int, int, int, int]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A mapped file as the target has it."""
+
+    identity: _Identity
+    size: int
 
 
 @dataclass(frozen=True)
@@ -56,20 +64,26 @@ class RoundEnd:
 class MemorySource:
     """Sends one process's memory through ``send`` (frame type, body, payload)."""
 
-    def __init__(
-        self, memory: Memory, container_pid: int, tracker: Tracker, pagemap: Pagemap, cache: int
-    ) -> None:
-        self._memory = memory
-        self._pid = memory.pid
+    def __init__(self, watched: Watched, container_pid: int, tracker: Tracker, cache: int) -> None:
+        self._watched = watched
         self._container_pid = container_pid
         self._tracker = tracker
-        self._pagemap = pagemap
         self._cache = DeltaCache(cache)
         self._layout = Layout(container_pid, ())
-        self._files: set[str] = set()
-        self.properties = Properties(self._pid)
+        self._files: dict[str, _Known] = {}
+        self.properties = Properties(watched.pid)
         self._ledger: list[Span] = []
         self.number = 0
+
+    def follow(self, watched: Watched, tracker: Tracker) -> None:
+        """Go on with another tracker, or with the memory that an executed program has."""
+        self._watched, self._tracker = watched, tracker
+
+    def clear(self, send: Send) -> None:
+        """Let the target give up all that it holds."""
+        self._layout = Layout(self._container_pid, ())
+        self._ledger = []
+        send(FrameType.LAYOUT, to_wire(LayoutUpdate(self._layout, ())), b"")
 
     def held(self) -> list[Span]:
         """Return the address ranges whose pages the target holds."""
@@ -95,7 +109,7 @@ class MemorySource:
         packer = Packer(self._container_pid, self._cache)
         self._send_layout(send, frozen)
         found = self._tracker.written(self._layout.mappings, self._ledger, frozen=frozen)
-        spans = found.pages
+        spans = found.pages if frozen else subtract(found.pages, self._beyond())
         self._ledger = subtract(self._ledger, found.gone)
         repeated = intersect(spans, self._ledger)
         new = subtract(spans, repeated)
@@ -115,42 +129,68 @@ class MemorySource:
     def _send_layout(self, send: Send, frozen: bool) -> None:
         layout, files = self._read_layout(frozen)
         change = difference(self._layout.mappings, layout.mappings)
-        if not change and self.number > 1:
+        if not change and not files and self.number > 1:
             return
-        lost = merged(change.unmapped)
-        self._ledger = subtract(self._ledger, lost)
-        self._files.update(file.path for file in files)
+        # Whoever writes to a file on the target empties it first, and its private pages go with it.
+        paths = {file.path for file in files}
+        lost = [(each.start, each.end) for each in layout.mappings if each.path in paths]
+        self._ledger = subtract(self._ledger, merged([*change.unmapped, *lost]))
         self._layout = layout
         residence = self._residence(layout) if self.number == 1 else Residence()
         send(FrameType.LAYOUT, to_wire(LayoutUpdate(layout, tuple(files), residence)), b"")
 
     def _residence(self, layout: Layout) -> Residence:
-        return read_residence(self._pagemap.descriptor, layout.mappings, self.properties.huge)
+        pagemap = self._watched.pagemap.descriptor
+        return read_residence(pagemap, layout.mappings, self.properties.huge)
 
     def _read_layout(self, frozen: bool) -> tuple[Layout, list[MappedFile]]:
-        """Return the layout, and the files in it that the target does not know."""
+        """Return the layout, and the files in it that the target does not know.
+
+        Once it is ``frozen``, the target has what was written to files since the first round: it
+        knows those no more either.
+        """
+        pid = self._watched.pid
         for _ in range(_LOOKS):
-            layout = read_layout(self._pid, self._container_pid, self.properties, frozen=frozen)
-            new = [mapping for mapping in layout.mappings if mapping.path not in self._files]
+            layout = read_layout(pid, self._container_pid, self.properties, frozen=frozen)
             with suppress(FileNotFoundError):  # unmapped since the layout was read
-                return layout, mapped_files(self._pid, new)
-        raise InternalError(f"process {self._pid} changes its memory too fast to be looked at")
+                new = {
+                    mapping.path: (mapping, identity)
+                    for mapping in layout.mappings
+                    if mapping.kind is Kind.FILE and (frozen or mapping.path not in self._files)
+                    if not self._knows(mapping, identity := _identity(pid, mapping))
+                }
+                files = mapped_files(pid, [mapping for mapping, _ in new.values()])
+                for file in files:
+                    self._files[file.path] = _Known(new[file.path][1], file.size)
+                return layout, files
+        raise InternalError(f"process {pid} changes its memory too fast to be looked at")
+
+    def _knows(self, mapping: Mapping, identity: _Identity) -> bool:
+        known = self._files.get(mapping.path)
+        return known is not None and known.identity == identity
+
+    def _beyond(self) -> list[Span]:
+        """Return what lies beyond the end of mapped files as the target has them so far."""
+        spans: list[Span] = []
+        for mapping in self._layout.mappings:
+            if mapping.kind is Kind.FILE:
+                pages = -(-self._files[mapping.path].size // PAGE_SIZE)
+                end = mapping.start + pages * PAGE_SIZE - mapping.offset
+                spans.append((max(mapping.start, end), mapping.end))
+        return merged(spans)
 
     def _send_batch(
         self, send: Send, packer: Packer, spans: list[Span], again: bool, frozen: bool
     ) -> list[Span]:
         """Send some pages; return those that the target must give up instead."""
-        data = bytearray(total(spans))
-        addresses = [address for span in spans for address in range(*span, PAGE_SIZE)]
-        gone: list[Span] = []
-        if self._read(spans, data) < len(data):
-            addresses, data, gone = self._read_slowly(addresses, frozen)
+        addresses, data, gone = self._watched.read(spans, frozen=frozen)
         if again and (empty := self._given_up(addresses, data)):
             gone += empty
             addresses, data = _without(addresses, data, {start for start, _ in empty})
         if addresses:
             batch, payload = packer.pack(addresses, data, again)
             send(FrameType.PAGES, to_wire(batch), payload)
+            self._tracker.sent(addresses, data)
         return gone
 
     def _given_up(self, addresses: list[int], data: bytearray) -> list[Span]:
@@ -158,34 +198,14 @@ class MemorySource:
         return [
             (addresses[index], addresses[index] + PAGE_SIZE)
             for index in zero_pages(data)
-            if not self._pagemap.owns(addresses[index])
+            if not self._watched.pagemap.owns(addresses[index])
         ]
 
-    def _read(self, spans: list[Span], data: bytearray) -> int:
-        try:
-            return read_ranges(self._pid, [(start, end - start) for start, end in spans], data)
-        except ProcessLookupError as error:
-            raise ProcessGone(f"process {self._pid} ended while it was read") from error
-        except OSError as error:
-            if error.errno != errno.EFAULT:
-                raise
-            return 0
 
-    def _read_slowly(
-        self, addresses: list[int], frozen: bool
-    ) -> tuple[list[int], bytearray, list[Span]]:
-        """Read page by page; what vanished meanwhile is left to the next round unless frozen."""
-        found, data, gone = [], bytearray(), []
-        for address in addresses:
-            try:
-                data += self._memory.read(address, PAGE_SIZE)
-            except OSError:
-                if frozen and not is_guarded(self._pagemap.descriptor, address):
-                    raise
-                gone.append((address, address + PAGE_SIZE))
-                continue
-            found.append(address)
-        return found, data, gone
+def _identity(pid: int, mapping: Mapping) -> _Identity:
+    """Return what changes whenever the mapped file does."""
+    found = os.stat(f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}")
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _without(

@@ -15,6 +15,7 @@ from docker_livemig.exits import SUCCESS, exit_code, table
 from docker_livemig.requests import MoveRequest, MoveSummary
 from docker_livemig.version import PROTOCOL, VERSION
 from livemig.errors import Cancelled, InternalError, LivemigError, UsageError
+from livemig.model import TRACKERS
 
 _PLUGIN = "livemig"
 _VALUED = {
@@ -165,6 +166,7 @@ def make_request(options: argparse.Namespace, endpoint: str, agent: str) -> Move
         container=options.container,
         host=options.host,
         mode=options.mode,
+        tracker=options.tracker,
         keep_source=options.keep_source,
         downtime_limit_ms=options.downtime_limit,
         max_rounds=options.max_rounds,
@@ -211,6 +213,13 @@ def _add_policy(parser: argparse.ArgumentParser) -> None:
         default="live",
         help="live: copy the memory in rounds while the container runs, and stop it for the last "
         "one only; stop-and-copy: stop it first (default: %(default)s)",
+    )
+    add(
+        "--tracker",
+        choices=("auto", *TRACKERS),
+        default="auto",
+        help="what finds written pages in live mode: auto takes the first of the three that the "
+        "kernel has (default: %(default)s)",
     )
     add(
         "--keep-source",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from livemig.model import RoundStat
+from livemig.model import RoundStat, TrackerChoice
 
 __all__ = [
     "Force",
@@ -61,6 +61,7 @@ class MoveRequest:
     container: str
     host: str
     mode: Mode = "live"
+    tracker: TrackerChoice = "auto"
     keep_source: bool = False
     downtime_limit_ms: int = 100
     max_rounds: int = 30

@@ -203,7 +203,7 @@ class Move:
         self._close.callback(self._outgoing.close)
         self._watching = True
         self._pace = Pace(self.request, self.watch, self._session, self._outgoing)
-        self._outgoing.start(live=live)
+        self._outgoing.start(live=live, tracker=self.request.tracker)
         if live:
             priority.background(self._session.processes())
             self._pace.iterate()

@@ -155,6 +155,13 @@ class App:
             assert time.monotonic() < deadline, f"{self.pid} is not in call {number}"
             time.sleep(0.0005)
 
+    def await_program(self, path: Path) -> None:
+        """Wait until it has executed the program at ``path``."""
+        deadline = time.monotonic() + LIMIT
+        while os.readlink(f"/proc/{self.pid}/exe") != str(path):
+            assert time.monotonic() < deadline, self.errors()
+            time.sleep(0.0005)
+
     def state(self) -> str:
         return Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2][0]
 

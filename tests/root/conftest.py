@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from livemig.errors import KernelLacks
+from livemig.model import TRACKERS, TrackerChoice
 from livemig.stub import hold_path
 from tests import pace
+from tests.conftest import required
 from tests.root.apps import App, cgroup_root
 from tests.root.loopback import CACHE, Move, Mover
 
@@ -67,14 +71,40 @@ def carried(start: Start, programs: Path, tmp_path: Path) -> App:
 
 @pytest.fixture
 def move(start: Start, scope: ExitStack) -> Mover:
-    """Begin a move of a program into a held one."""
+    """Begin a move of a program into a held one, which ``held`` are the words of."""
 
-    def mover(app: App, *, live: bool = True, cache: int = CACHE) -> Move:
-        found = Move(app, start(hold_path(), version=app.cgroup.version), live=live, cache=cache)
+    def mover(
+        app: App,
+        *,
+        live: bool = True,
+        cache: int = CACHE,
+        tracker: TrackerChoice = "auto",
+        held: Sequence[str | Path] = (),
+    ) -> Move:
+        target = start(*(held or (hold_path(),)), version=app.cgroup.version)
+        target.await_program(hold_path())
+        try:
+            found = Move(app, target, live=live, cache=cache, tracker=tracker)
+        except KernelLacks as error:
+            if tracker in required():
+                raise
+            LACKING[tracker] = error.message
+            pytest.skip(error.message)
         scope.callback(found.close)
         return found
 
     return mover
+
+
+LACKING: dict[str, str] = {}
+
+
+@pytest.fixture(params=TRACKERS)
+def tracker(request: pytest.FixtureRequest) -> TrackerChoice:
+    """Return a tracker; one that this kernel has been found to lack is skipped."""
+    if request.param in LACKING:
+        pytest.skip(LACKING[request.param])
+    return cast("TrackerChoice", request.param)
 
 
 @pytest.fixture(params=[1, 2], ids=["freezer-v1", "freezer-v2"])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from livemig.errors import ProtocolError
 from livemig.frames import FrameType, decode, decode_header, encode
 from livemig.incoming import Incoming
-from livemig.model import Clocks, Image, RoundStat
+from livemig.model import Clocks, Image, RoundStat, TrackerChoice
 from livemig.outgoing import Outgoing
 from livemig.pages import Batch
 from livemig.rounds import LayoutUpdate, RoundEnd
@@ -23,18 +24,32 @@ CHUNK = 1 << 20
 class Move:
     """Moves ``source`` into ``target``, which runs the hold program.
 
-    ``between`` is called before each frame, ``before_kill`` when both sides are sealed.
+    ``between`` is called before each frame, ``before_kill`` when both sides are sealed, and
+    ``sync_files`` when the source is frozen, where the files of a container would follow it.
     """
 
-    def __init__(self, source: App, target: App, *, live: bool = True, cache: int = CACHE) -> None:
+    def __init__(
+        self,
+        source: App,
+        target: App,
+        *,
+        live: bool = True,
+        cache: int = CACHE,
+        tracker: TrackerChoice = "auto",
+    ) -> None:
         self.source, self.target = source, target
         self.between: Callable[[], object] = lambda: None
         self.before_kill: Callable[[], object] = lambda: None
+        self.sync_files: Callable[[], object] = lambda: None
         self.rounds: list[RoundStat] = []
         self._closed = False
         self.outgoing = Outgoing(source.pid, source.cgroup.freezer, source.streams(), cache)
         self.incoming = Incoming(target.pid, target.cgroup.freezer)
-        self.outgoing.start(live=live)
+        try:
+            self.outgoing.start(live=live, tracker=tracker)
+        except BaseException:
+            self.close()
+            raise
 
     def send(self, kind: FrameType, body: Any, payload: Any = b"") -> None:
         """Carry a frame over, as bytes."""
@@ -58,6 +73,7 @@ class Move:
     def freeze(self) -> RoundStat:
         """Stop the source, and send the last round."""
         self.outgoing.freeze()
+        self.sync_files()
         return self.round()
 
     def state(self, later: int = 0) -> Image:
@@ -110,4 +126,12 @@ class Move:
 class Mover(Protocol):
     """What the fixture ``move`` is."""
 
-    def __call__(self, app: App, *, live: bool = True, cache: int = CACHE) -> Move: ...
+    def __call__(
+        self,
+        app: App,
+        *,
+        live: bool = True,
+        cache: int = CACHE,
+        tracker: TrackerChoice = "auto",
+        held: Sequence[str | Path] = (),
+    ) -> Move: ...

@@ -16,9 +16,10 @@ HUGE = 2 << 20
 LONGEST = 96
 
 NR_MMAP, NR_MPROTECT, NR_MUNMAP, NR_BRK, NR_PREAD, NR_MREMAP, NR_MADVISE = 9, 10, 11, 12, 17, 25, 28
-NR_GETPID, NR_PRCTL = 39, 157
-CALL, FILL, POKE, PEEK = range(4)
-FILE, RANDOM, ZERO = 3, 4, 5
+NR_PWRITE, NR_GETPID, NR_FTRUNCATE, NR_PRCTL, NR_MEMFD_CREATE = 18, 39, 77, 157, 319
+CALL, FILL, POKE, PEEK, EXEC = range(5)
+FILE, RANDOM, ZERO, DIRECT = 3, 4, 5, 6
+FILE_PAGES = 160
 MAYMOVE, FIXED, DONTUNMAP = 1, 2, 4
 MAP_FIXED_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE = 0x12, 0x20, 0x4000
 ADVICE = {
@@ -40,6 +41,7 @@ class Mapper:
         self.app = app
         self.random = random.Random(seed)
         self.pages = self.random.choice((24, 128, PAGES))  # a small place sees more of the same
+        self.rare = self.random.choice(RARE)
         self.log: list[str] = []
         self._waiting = 0
         self._brk = 0
@@ -69,10 +71,11 @@ class Mapper:
         assert self.call(NR_MMAP, start, pages * PAGE, 3, flags, descriptor, 0) == start
 
     def begin(self) -> None:
-        """Lay the arena out."""
+        """Lay the arena out, and show the file below it."""
         length = PAGES * PAGE
         flags = MAP_FIXED_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
         assert self.call(NR_MMAP, ARENA, length, 3, flags, 1 << 64 - 1, 0) == ARENA
+        self.map(ARENA - HUGE, FILE_PAGES, file=True)
         self._brk = self.call(NR_BRK, 0)
         self.command(FILL, 1, ARENA, length // 2)
         self.answers()
@@ -80,7 +83,7 @@ class Mapper:
     def act(self, count: int) -> None:
         """Send ``count`` random commands."""
         for _ in range(count):
-            action = self.random.choices(ACTIONS, WEIGHTS)[0]
+            action = self.random.choices((*ACTIONS, self.rare), (*WEIGHTS, 2))[0]
             self.log.append(f"{action.__name__} {action(self)}")
 
     def _span(self) -> tuple[int, int]:
@@ -159,6 +162,49 @@ class Mapper:
         self.command(CALL, NR_MADVISE, start, HUGE, ADVICE["dontneed"])
         return f"{start:#x}+{HUGE:#x}"
 
+    def _shuffle(self) -> str:
+        """Move all that a page table is for over what another is for."""
+        start, wanted = self.random.sample((ARENA, ARENA + HUGE), 2)
+        self.command(CALL, NR_MREMAP, start, HUGE, HUGE, MAYMOVE | FIXED, wanted)
+        flags = MAP_FIXED_PRIVATE | MAP_ANONYMOUS
+        self.command(CALL, NR_MMAP, start, HUGE, 3, flags, (1 << 64) - 1, 0)
+        return f"{start:#x} {wanted:#x}"
+
+    def _read_directly(self) -> str:
+        start, length = self._span()
+        offset = self.random.randrange(32) * PAGE
+        self.command(CALL, NR_PREAD, DIRECT, start, length, offset)
+        return f"{start:#x}+{length:#x} {offset:#x}"
+
+    def _truncate(self) -> str:
+        """Cut the file that is mapped, or make it longer than it was at first."""
+        size = self.random.randrange(FILE_PAGES * PAGE * 5 // 4)
+        self.command(CALL, NR_FTRUNCATE, FILE, size)
+        return f"{size:#x}"
+
+    def _write_file(self) -> str:
+        start, length = self._span()
+        offset = self.random.randrange(FILE_PAGES * PAGE)
+        self.command(CALL, NR_PWRITE, FILE, start, length, offset)
+        return f"{start:#x}+{length:#x} {offset:#x}"
+
+    def _poke_file(self) -> str:
+        """Write to the private copy of the file's pages."""
+        start = ARENA - HUGE + self.random.randrange(FILE_PAGES) * PAGE
+        self.command(POKE, self.random.randrange(1 << 60), start, 4 * PAGE)
+        return f"{start:#x}"
+
+    def _execute(self) -> str:
+        """Execute the program anew, and lay its memory out as at first."""
+        self.answers()
+        self.command(EXEC, 0)
+        self.begin()
+        return ""
+
+    def _change_file(self) -> str:
+        action = self.random.choice((Mapper._truncate, Mapper._write_file, Mapper._poke_file))
+        return f"{action.__name__} {action(self)}"
+
     def _grow(self) -> str:
         end = self._brk + self.random.randrange(64) * PAGE
         self.command(CALL, NR_BRK, end)
@@ -183,7 +229,11 @@ ACTIONS = (
 WEIGHTS = (12, 20, 6, 10, 6, 4, 4, 8, 8, 10, 2, 1)
 
 
+# Each seed does one of these, too.
+RARE = (Mapper._shuffle, Mapper._read_directly, Mapper._change_file, Mapper._execute)
+
+
 def make_file(path: Path) -> Path:
     """Write the file that is mapped, every page of it another."""
-    path.write_bytes(random.Random(0).randbytes(160 * PAGE))
+    path.write_bytes(random.Random(0).randbytes(FILE_PAGES * PAGE))
     return path

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import os
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
+from livemig.errors import NotCarried
 from livemig.extract import read_layout
-from livemig.model import Mapping
+from livemig.model import Mapping, TrackerChoice
 from livemig.pagemap import Pagemap, carried
+from livemig.stub import hold_path
 from livemig.system.memory import Memory
+from livemig.system.procfs import read_status
 from tests.root.apps import App
 from tests.root.conftest import Start
+from tests.root.fuse import SlowFile
 from tests.root.loopback import Move, Mover
 from tests.root.mapper import (
     ADVICE,
     ARENA,
+    CALL,
+    DIRECT,
+    EXEC,
     FILL,
     FIXED,
     HUGE,
+    MAP_ANONYMOUS,
+    MAP_FIXED_PRIVATE,
     MAYMOVE,
     NR_GETPID,
     NR_MADVISE,
+    NR_MEMFD_CREATE,
+    NR_MMAP,
     NR_MREMAP,
     NR_MUNMAP,
+    NR_PREAD,
+    NR_PWRITE,
     PAGE,
     PAGES,
     POKE,
@@ -35,7 +50,8 @@ from tests.root.mapper import (
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
 FIRST = int(os.environ.get("LIVEMIG_SEED", "0"))
-SEEDS = range(FIRST, FIRST + int(os.environ.get("LIVEMIG_SEEDS", "60")))
+SEEDS = range(FIRST, FIRST + int(os.environ.get("LIVEMIG_SEEDS", "200")))
+SHORT = 32 if "LIVEMIG_SEEDS" not in os.environ else len(SEEDS)  # without the marker `long`
 ROUNDS = 6
 A_FEW = 8  # pages that the program's own work touches: its stack, its buffers
 LOG = int(os.environ.get("LIVEMIG_LOG", "60"))
@@ -101,7 +117,9 @@ def mapper(start: Start, programs: Path, tmp_path: Path) -> Mapper:
     return found
 
 
-def test_a_neighbour_that_comes_does_not_hide_writes(mapper: Mapper, move: Mover) -> None:
+def test_a_neighbour_that_comes_does_not_hide_writes(
+    mapper: Mapper, move: Mover, tracker: TrackerChoice
+) -> None:
     """Memory that mremap brings and the kernel joins with its neighbour is watched no more, and
     the neighbour neither, though its pages look as if they were.
     """
@@ -110,7 +128,7 @@ def test_a_neighbour_that_comes_does_not_hide_writes(mapper: Mapper, move: Mover
     mapper.map(near, 2)
     mapper.command(FILL, 5, near, two)
     mapper.map(far, 2)
-    moving = move(mapper.app)
+    moving = move(mapper.app, tracker=tracker)
     moving.round()
     assert mapper.call(NR_MREMAP, far, two, two, MAYMOVE | FIXED, near + two) == near + two
     mapper.command(FILL, 6, near, two)
@@ -125,14 +143,14 @@ def test_a_neighbour_that_comes_does_not_hide_writes(mapper: Mapper, move: Mover
 @pytest.mark.parametrize("advice", [[], ["hugepage"], ["hugepage", "collapse"]])
 @pytest.mark.parametrize("late", [True, False], ids=["frozen", "between-rounds"])
 def test_memory_without_a_page_table_is_seen_to_be_gone(
-    mapper: Mapper, move: Mover, advice: list[str], late: bool
+    mapper: Mapper, move: Mover, tracker: TrackerChoice, advice: list[str], late: bool
 ) -> None:
     place = ARENA + HUGE
     for name in advice:
         mapper.call(NR_MADVISE, place, HUGE, ADVICE[name])
     mapper.command(FILL, 5, place, HUGE)
     mapper.answers()
-    moving = move(mapper.app)
+    moving = move(mapper.app, tracker=tracker)
     moving.round()
     mapper.call(NR_MADVISE, place, HUGE, ADVICE["dontneed"])
     if not late:
@@ -144,12 +162,14 @@ def test_memory_without_a_page_table_is_seen_to_be_gone(
 
 
 @pytest.mark.parametrize("file", [False, True], ids=["anonymous", "file"])
-def test_memory_that_is_mapped_anew_is_new(mapper: Mapper, move: Mover, file: bool) -> None:
+def test_memory_that_is_mapped_anew_is_new(
+    mapper: Mapper, move: Mover, tracker: TrackerChoice, file: bool
+) -> None:
     place, pages = ARENA + HUGE, 32
     mapper.map(place, pages, file=file)
     mapper.command(FILL, 5, place, pages * PAGE)
     mapper.answers()
-    moving = move(mapper.app)
+    moving = move(mapper.app, tracker=tracker)
     moving.round()
     mapper.map(place, pages, file=file)
     mapper.command(POKE, 6, place, 8 * PAGE)
@@ -158,9 +178,11 @@ def test_memory_that_is_mapped_anew_is_new(mapper: Mapper, move: Mover, file: bo
     assert differing(mapper.app, moving.target) == []
 
 
-def test_what_is_not_written_is_not_sent_again(mapper: Mapper, move: Mover) -> None:
+def test_what_is_not_written_is_not_sent_again(
+    mapper: Mapper, move: Mover, tracker: TrackerChoice
+) -> None:
     mapper.app.settle()
-    moving = move(mapper.app)
+    moving = move(mapper.app, tracker=tracker)
     assert moving.round().pages > PAGES // 2
     assert moving.round().pages == 0
     mapper.command(POKE, 6, ARENA, 16 * PAGE)
@@ -171,9 +193,9 @@ def test_what_is_not_written_is_not_sent_again(mapper: Mapper, move: Mover) -> N
     assert moving.freeze().pages <= A_FEW
 
 
-def test_a_small_change_is_sent_as_one(mapper: Mapper, move: Mover) -> None:
+def test_a_small_change_is_sent_as_one(mapper: Mapper, move: Mover, tracker: TrackerChoice) -> None:
     """From the third time on: the second keeps the copy that the third is compared with."""
-    moving = move(mapper.app)
+    moving = move(mapper.app, tracker=tracker)
     sent = []
     for seed in range(4):
         moving.round()
@@ -184,6 +206,96 @@ def test_a_small_change_is_sent_as_one(mapper: Mapper, move: Mover) -> None:
     assert sent[3].delta >= 64
     assert sent[3].bytes < 64 * PAGE // 10
     assert differing(mapper.app, moving.target) == []
+
+
+def test_a_whole_page_table_that_moves_is_seen(
+    mapper: Mapper, move: Mover, tracker: TrackerChoice
+) -> None:
+    """The kernel moves it as one: soft-dirty bits stay as they are, and so does the layout."""
+    mapper.call(NR_MADVISE, ARENA, 2 * HUGE, ADVICE["nohugepage"])
+    mapper.command(FILL, 5, ARENA, HUGE)
+    mapper.command(FILL, 6, ARENA + HUGE, HUGE)
+    mapper.answers()
+    moving = move(mapper.app, tracker=tracker)
+    moving.round()
+    moving.round()
+    flags = MAYMOVE | FIXED
+    assert mapper.call(NR_MREMAP, ARENA + HUGE, HUGE, HUGE, flags, ARENA) == ARENA
+    moving.freeze()
+    assert differing(mapper.app, moving.target) == []
+
+
+def test_a_program_that_is_executed_is_followed(
+    mapper: Mapper, move: Mover, tracker: TrackerChoice
+) -> None:
+    moving = move(mapper.app, tracker=tracker)
+    moving.round()
+    mapper.command(EXEC, 0)
+    mapper.begin()
+    moving.outgoing.waiting()
+    assert moving.round().pages > PAGES // 2
+    mapper.app.settle()
+    assert moving.round().pages <= A_FEW
+    moving.freeze()
+    assert differing(mapper.app, moving.target) == []
+    mapper.app = moving.switch()
+    assert mapper.call(NR_GETPID) == 1
+
+
+@pytest.mark.parametrize("private", [False, True], ids=["shared", "private"])
+def test_a_memfd_that_is_mapped_between_rounds_is_refused_by_name(
+    mapper: Mapper, move: Mover, tracker: TrackerChoice, private: bool
+) -> None:
+    moving = move(mapper.app, tracker=tracker)
+    moving.round()
+    place = ARENA + HUGE
+    mapper.call(NR_MMAP, place, PAGE, 3, MAP_FIXED_PRIVATE | MAP_ANONYMOUS, (1 << 64) - 1, 0)
+    memfd = mapper.call(NR_MEMFD_CREATE, place, 0)
+    assert mapper.call(NR_PWRITE, memfd, ARENA, 4 * PAGE, 0) == 4 * PAGE
+    moving.round()  # it is not mapped, and no memory of the process
+    flags = MAP_FIXED_PRIVATE if private else MAP_FIXED_PRIVATE ^ 3
+    assert mapper.call(NR_MMAP, place, 4 * PAGE, 3, flags, memfd, 0) == place
+    assert mapper.call(NR_PWRITE, memfd, ARENA, PAGE, 0) == PAGE
+    with pytest.raises(NotCarried, match=f"at {place:#x}-.*memfd:") as caught:
+        moving.round()
+    assert str(mapper.app.pid) in caught.value.message
+    moving.give_up()
+    assert mapper.call(NR_GETPID) == 1
+
+
+def test_what_a_device_writes_late_is_seen(
+    start: Start, programs: Path, move: Mover, tmp_path: Path, tracker: TrackerChoice
+) -> None:
+    """A read past the page cache gives the device the memory, and the device takes its time."""
+    place = ARENA + HUGE
+    with SlowFile(tmp_path / "slow", b"late" * PAGE) as slow:
+        app = start(programs / "mapper", make_file(tmp_path / "file"), slow.path)
+        mapper = Mapper(app, FIRST)
+        mapper.begin()
+        mapper.command(FILL, 5, place, 4 * PAGE)
+        mapper.answers()
+        moving = move(app, tracker=tracker)
+        moving.round()
+        mapper.command(CALL, NR_PREAD, DIRECT, place, 4 * PAGE, 0)
+        slow.await_read()
+        over = threading.Event()
+        device = threading.Thread(target=answer_late, args=(app, slow, over))
+        device.start()
+        try:
+            moving.round()
+        finally:
+            over.set()
+            device.join()
+        assert mapper.answers() == [4 * PAGE]
+        moving.freeze()
+        assert differing(app, moving.target) == []
+
+
+def answer_late(app: App, slow: SlowFile, over: threading.Event) -> None:
+    """Answer when the round is over, or waits for it."""
+    while not over.wait(0.001) and not int(read_status(app.pid)["TracerPid"]):
+        pass
+    slow.answer()
 
 
 def work_through(mapper: Mapper, move: Move) -> None:
@@ -197,8 +309,9 @@ def work_through(mapper: Mapper, move: Move) -> None:
                 mapper.answers()
 
     move.between = between
-    for _ in range(ROUNDS):
-        mapper.act(chance.randrange(40))
+    for number in range(ROUNDS):
+        if number:  # a file that changes between the first copy and the first round is refused
+            mapper.act(chance.randrange(40))
         move.round()
         mapper.log.append(f"--- round {move.rounds[-1]}")
         mapper.answers()
@@ -206,23 +319,67 @@ def work_through(mapper: Mapper, move: Move) -> None:
     move.between = lambda: None
 
 
-@pytest.mark.parametrize(
-    ("live", "seed"),
-    [(True, seed) for seed in SEEDS] + [(False, seed) for seed in SEEDS[::4]],
-    ids=lambda value: str(value) if type(value) is int else "live" if value else "everything",
-)
-def test_no_page_is_missed(
-    start: Start, programs: Path, move: Mover, tmp_path: Path, live: bool, seed: int
+def move_with_files(
+    move: Mover, app: App, file: Path, *, live: bool, cache: int, tracker: TrackerChoice
+) -> Move:
+    """Move into a process that has a copy of the file, which follows when the source is frozen."""
+    copy = file.with_name("copy")
+    shutil.copyfile(file, copy)
+    mount = f'mount --bind "{copy}" "{file}" && exec "$0"'
+    held = ("unshare", "--mount", "sh", "-c", mount, hold_path())
+    moving = move(app, live=live, cache=cache, tracker=tracker, held=held)
+    before = file.stat()
+
+    def sync() -> None:
+        now = file.stat()
+        if (now.st_size, now.st_ctime_ns) != (before.st_size, before.st_ctime_ns):
+            shutil.copyfile(file, copy)  # in place, and emptied first
+
+    moving.sync_files = sync
+    return moving
+
+
+def check_a_seed(
+    start: Start, programs: Path, move: Mover, place: Path, seed: int, tracker: TrackerChoice | None
 ) -> None:
-    app = start(programs / "mapper", make_file(tmp_path / "file"))
+    """Let a program do what a seed says before and during a move; then nothing may differ."""
+    file = make_file(place / "file")
+    app = start(programs / "mapper", file, *([file] if seed % 2 else []))
     mapper = Mapper(app, seed)
     mapper.begin()
     mapper.act(30)
     mapper.answers()
-    moving = move(app, live=live, cache=mapper.random.choice((0, 64, 4096)) * PAGE)
+    moving = move_with_files(
+        move,
+        app,
+        file,
+        live=tracker is not None,
+        cache=mapper.random.choice((0, 64, 4096)) * PAGE,
+        tracker=tracker or "auto",
+    )
     work_through(mapper, moving)
     moving.freeze()
     found = differing(app, moving.target)
     assert not found, "\n".join([*mapper.log[-LOG:], *found[:9], f"LIVEMIG_SEED={seed}"])
     mapper.app = moving.switch()
     assert mapper.call(NR_GETPID) == 1
+
+
+def seeds(every: int, short: int) -> list[object]:
+    chosen = SEEDS[::every]
+    long = [pytest.param(seed, marks=pytest.mark.long) for seed in chosen[short:]]
+    return [*chosen[:short], *long]
+
+
+@pytest.mark.parametrize("seed", seeds(1, SHORT))
+def test_no_page_is_missed(
+    start: Start, programs: Path, move: Mover, tmp_path: Path, tracker: TrackerChoice, seed: int
+) -> None:
+    check_a_seed(start, programs, move, tmp_path, seed, tracker)
+
+
+@pytest.mark.parametrize("seed", seeds(4, SHORT // 4))
+def test_no_page_is_missed_without_a_tracker(
+    start: Start, programs: Path, move: Mover, tmp_path: Path, seed: int
+) -> None:
+    check_a_seed(start, programs, move, tmp_path, seed, None)

@@ -113,6 +113,7 @@ def test_options_of_docker(argv: list[str], given: cli.Globals, words: list[str]
         ["livemig", "web", "b", "c"],
         ["livemig", "--no-such-option", "web", "b"],
         ["livemig", "--mode", "sideways", "web", "b"],
+        ["livemig", "--tracker", "bloodhound", "web", "b"],
         ["livemig", "--max-rounds", "0", "web", "b"],
         ["livemig", "--downtime-limit", "soon", "web", "b"],
         ["livemig", "--cache=-1", "web", "b"],
@@ -140,13 +141,15 @@ def test_a_wrong_command_line_has_an_exit_code(
 def test_every_option_reaches_the_peer(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = (
         "-H ssh://a livemig --mode stop-and-copy --keep-source --downtime-limit 30 web "
-        "--max-rounds 5 --cache 16 --verify ssh://root@b:2222 --timeout 60 --progress plain"
+        "--tracker comparison --max-rounds 5 --cache 16 --verify ssh://root@b:2222 "
+        "--timeout 60 --progress plain"
     )
     assert cli.main(argv.split()) == 0
     assert requested(place) == {
         "container": "web",
         "host": "ssh://root@b:2222",
         "mode": "stop-and-copy",
+        "tracker": "comparison",
         "keep_source": True,
         "downtime_limit_ms": 30,
         "max_rounds": 5,

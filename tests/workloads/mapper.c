@@ -2,9 +2,10 @@
 /*
  * mapper: does to its memory what it is told, so that a test can drive it from a seed.
  *
- * mapper FILE: reads struct command from standard input and answers each with a 64-bit result.  A
- * write that faults answers -EFAULT and leaves the rest of the command undone.  Descriptor 3 is
- * FILE, 4 is /dev/urandom, 5 is /dev/zero.
+ * mapper FILE [DIRECT]: reads struct command from standard input and answers each with a 64-bit
+ * result.  A write that faults answers -EFAULT and leaves the rest of the command undone.
+ * Descriptor 3 is FILE, 4 is /dev/urandom, 5 is /dev/zero, 6 is DIRECT, opened with O_DIRECT where
+ * its file system has that.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -15,7 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum operation { CALL, FILL, POKE, PEEK };
+enum operation { CALL, FILL, POKE, PEEK, EXEC };
 
 struct command {
 	uint64_t operation;
@@ -56,8 +57,21 @@ static int64_t work(const struct command *command)
 		for (uint64_t i = 0; i < a[1] / 8; i += 512)
 			sum += word[i];
 		return sum & 0xff;
+	case EXEC: /* once it has been answered */
+		return 0;
 	}
 	return -EINVAL;
+}
+
+static int open_all(int argc, char **argv)
+{
+	if (argc < 2 || open(argv[1], O_RDWR | O_CLOEXEC) != 3 ||
+	    open("/dev/urandom", O_RDONLY | O_CLOEXEC) != 4 ||
+	    open("/dev/zero", O_RDONLY | O_CLOEXEC) != 5)
+		return -1;
+	if (argc > 2 && open(argv[2], O_RDONLY | O_DIRECT | O_CLOEXEC) < 0)
+		return open(argv[2], O_RDONLY | O_CLOEXEC);
+	return 0;
 }
 
 int main(int argc, char **argv)
@@ -65,8 +79,7 @@ int main(int argc, char **argv)
 	struct sigaction action = { .sa_handler = caught, .sa_flags = SA_NODEFER };
 	static struct command command;
 
-	if (argc < 2 || open(argv[1], O_RDWR) != 3 || open("/dev/urandom", O_RDONLY) != 4 ||
-	    open("/dev/zero", O_RDONLY) != 5)
+	if (open_all(argc, argv) < 0)
 		return 2;
 	sigaction(SIGSEGV, &action, NULL);
 	sigaction(SIGBUS, &action, NULL);
@@ -84,5 +97,7 @@ int main(int argc, char **argv)
 		result = sigsetjmp(back, 1) ? -EFAULT : work(&command);
 		if (write(1, &result, sizeof(result)) != sizeof(result))
 			return 1;
+		if (command.operation == EXEC)
+			return execv("/proc/self/exe", argv);
 	}
 }

@@ -105,6 +105,17 @@ class Memory:
             address += count
             view = view[count:]
 
+    def is_gone(self) -> bool:
+        """Tell whether the address space is no more: the process has ended, or executed a program.
+
+        See mem_rw in fs/proc/base.c: nothing is read then, where an address alone would be an
+        error.
+        """
+        try:
+            return not os.pread(self._fd, 1, 0)
+        except OSError:
+            return False
+
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self._fd)

@@ -131,6 +131,11 @@ def namespaced_id(pid: int, tid: int | None = None) -> int:
     return int(read_status(pid, tid)["NSpid"].split()[-1])
 
 
+def clear_soft_dirty(pid: int) -> None:
+    """Clear the soft-dirty bits of all pages (admin-guide/mm/soft-dirty.rst of the kernel)."""
+    Path(f"/proc/{pid}/clear_refs").write_text("4", encoding="ascii")
+
+
 def clock_offsets(pid: int) -> tuple[int, int]:
     """Return what the process's time namespace adds to CLOCK_MONOTONIC and BOOTTIME, in ns.
 

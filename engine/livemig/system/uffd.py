@@ -1,4 +1,4 @@
-"""userfaultfd write-protection in asynchronous mode, and PAGEMAP_SCAN (Linux 6.7 on).
+"""userfaultfd: write-protection in asynchronous mode, PAGEMAP_SCAN (Linux 6.7 on), registration.
 
 Source: include/uapi/linux/userfaultfd.h, include/uapi/linux/fs.h, and
 Documentation/admin-guide/mm/pagemap.rst.
@@ -7,18 +7,21 @@ Documentation/admin-guide/mm/pagemap.rst.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from livemig.system.libc import failed, libc
+from livemig.system.memory import PAGE_SIZE
 
 CREATE_FLAGS = 0o2000000 | 0o4000 | 1  # O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY
 _API = 0xAA
 _UFFDIO_API = 0xC018AA3F
 _UFFDIO_REGISTER = 0xC020AA00
 _UFFDIO_WRITEPROTECT = 0xC018AA06
+_UFFDIO_CONTINUE = 0xC020AA07
 _MODE_WP = 2
 _WRITEPROTECT_WP = 1
 FEATURE_WP_ASYNC = 1 << 15
@@ -63,13 +66,13 @@ class _ScanArg(ctypes.Structure):
     )
 
 
-def enable(descriptor: int) -> None:
-    """Agree on asynchronous write-protection; OSError (EINVAL) where the kernel lacks it."""
-    fcntl.ioctl(descriptor, _UFFDIO_API, bytearray(struct.pack("=QQQ", _API, FEATURE_WP_ASYNC, 0)))
+def enable(descriptor: int, features: int = 0) -> None:
+    """Agree on features; OSError (EINVAL) where the kernel lacks one."""
+    fcntl.ioctl(descriptor, _UFFDIO_API, bytearray(struct.pack("=QQQ", _API, features, 0)))
 
 
 def register(descriptor: int, start: int, end: int) -> None:
-    """Track writes to [start, end); done again it changes nothing."""
+    """Take [start, end) for write-protection, none of it protected yet; again changes nothing."""
     argument = bytearray(struct.pack("=QQQQ", start, end - start, _MODE_WP, 0))
     fcntl.ioctl(descriptor, _UFFDIO_REGISTER, argument)
 
@@ -78,6 +81,22 @@ def protect(descriptor: int, start: int, end: int) -> None:
     """Write-protect the pages of [start, end), which is registered, whatever they look like."""
     argument = bytearray(struct.pack("=QQQ", start, end - start, _WRITEPROTECT_WP))
     fcntl.ioctl(descriptor, _UFFDIO_WRITEPROTECT, argument)
+
+
+def is_registered(descriptor: int, address: int) -> bool:
+    """Tell whether the private anonymous mapping at ``address`` is registered.
+
+    UFFDIO_CONTINUE is for shared memory alone, so it does nothing here. The kernel looks for the
+    registration before it refuses the kind (mm/userfaultfd.c, __mcopy_atomic in 6.1).
+    """
+    argument = bytearray(struct.pack("=QQQq", address, PAGE_SIZE, 0, 0))
+    try:
+        fcntl.ioctl(descriptor, _UFFDIO_CONTINUE, argument)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EINVAL):
+            return error.errno == errno.EINVAL
+        raise
+    raise OSError(errno.EPROTO, f"UFFDIO_CONTINUE took the memory at {address:#x}")
 
 
 class Scanner:

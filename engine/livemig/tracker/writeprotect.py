@@ -1,85 +1,25 @@
-"""Which pages were written since the last look: one interface, and what each kernel offers."""
+"""Written pages by userfaultfd's asynchronous write-protection and PAGEMAP_SCAN: Linux 6.7 on."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
-from livemig.errors import KernelLacks
 from livemig.infect import Loan
 from livemig.intervals import Span, intersect, merged, subtract, total
-from livemig.model import Kind, Mapping
-from livemig.pagemap import Pagemap, carried
-from livemig.system import handles, procfs, uffd
-from livemig.system.numbers import NR_CLOSE, NR_USERFAULTFD
+from livemig.model import WRITE_PROTECT, Kind, Mapping
+from livemig.pagemap import carried
+from livemig.system import uffd
+from livemig.tracker.base import Forgetful, Watched, Written, lacking
+from livemig.tracker.direct import await_direct_reads
+from livemig.tracker.planted import plant
 
 _VANISHED = (errno.EINVAL, errno.ENOMEM, errno.ENOENT)
 
 
-@dataclass(frozen=True)
-class Written:
-    """What a round must tell the target: pages to send, and pages that the process gave up.
-
-    Of ``pages`` that the target holds, those that read as zeros may have been given up too: who
-    reads them has to ask ``Pagemap.private``.
-    """
-
-    pages: list[Span]
-    gone: list[Span]
-
-
-class Tracker(Protocol):
-    """Reports written pages of one process, round by round."""
-
-    name: str
-
-    def written(self, mappings: Sequence[Mapping], held: list[Span], *, frozen: bool) -> Written:
-        """Return what changed since the last call, and start to watch anew.
-
-        ``held`` are the pages that the target holds. Of all others, those that the process owns
-        are returned. With ``frozen`` the answer is exact, and nothing may have vanished meanwhile;
-        without it what vanished is left for the next round.
-        """
-
-    def peek(self, mappings: Sequence[Mapping], held: list[Span]) -> int:
-        """Return about how many bytes of pages ``written`` would return now."""
-
-    def close(self) -> None:
-        """Stop watching."""
-
-
-class Everything:
-    """No tracker: every page that the process owns counts as written, each time."""
-
-    name = "none"
-
-    def __init__(self, pagemap: Pagemap) -> None:
-        self._pagemap = pagemap
-
-    def written(
-        self,
-        mappings: Sequence[Mapping],
-        held: list[Span],
-        *,
-        frozen: bool,  # noqa: ARG002
-    ) -> Written:
-        """Return every page that the process owns."""
-        private = self._pagemap.private_pages(mappings)
-        return Written(private, subtract(held, private))
-
-    def peek(self, mappings: Sequence[Mapping], held: list[Span]) -> int:  # noqa: ARG002
-        """Return the size of every page that the process owns."""
-        return total(self._pagemap.private_pages(mappings))
-
-    def close(self) -> None:
-        """Nothing is watched."""
-
-
-class WriteProtectScan:
-    """userfaultfd in asynchronous mode, and PAGEMAP_SCAN: Linux 6.7 on.
+class WriteProtectScan(Forgetful):
+    """userfaultfd in asynchronous mode, and PAGEMAP_SCAN.
 
     The process pays for the first write to each page in each round (about a microsecond); it is
     never stopped. Closing the descriptor, or our death, ends it.
@@ -91,45 +31,33 @@ class WriteProtectScan:
     for, memory that is empty.
     """
 
-    name = "write-protect-scan"
+    name = WRITE_PROTECT
 
-    def __init__(self, descriptor: int, pagemap: Pagemap) -> None:
+    def __init__(self, descriptor: int, watched: Watched) -> None:
         self._descriptor = descriptor
-        self._pagemap = pagemap
+        self._process = watched
+        self._pagemap = watched.pagemap
         self._doubtful: list[Span] = []
 
     @classmethod
-    def plant(cls, loan: Loan, pagemap: Pagemap) -> WriteProtectScan:
-        """Make the descriptor in the process of a borrowed thread, take it, and close it there.
+    def plant(cls, loan: Loan, watched: Watched) -> WriteProtectScan:
+        """Begin to watch the process of a borrowed thread.
 
         Raises KernelLacks where the kernel has no asynchronous write-protection.
         """
-        if not pagemap.can_scan:
-            raise _lacking("PAGEMAP_SCAN")
-        descriptor = cls._fetch(loan)
+        if not watched.pagemap.can_scan:
+            raise lacking("PAGEMAP_SCAN", cls.name)
         try:
-            uffd.enable(descriptor)
+            descriptor = plant(loan)
+        except OSError as error:
+            raise lacking(f"userfaultfd ({error})", cls.name) from error
+        try:
+            uffd.enable(descriptor, uffd.FEATURE_WP_ASYNC)
         except OSError as error:
             os.close(descriptor)
-            raise _lacking("asynchronous write-protection by userfaultfd") from error
-        return cls(descriptor, pagemap)
-
-    @staticmethod
-    def _fetch(loan: Loan) -> int:
-        pid = loan.memory.pid
-        taken = set(procfs.descriptors(pid))
-        lowest = next(number for number in range(len(taken) + 1) if number not in taken)
-        with loan.undone_by(NR_CLOSE, lowest):
-            try:
-                number = loan.call("userfaultfd", NR_USERFAULTFD, uffd.CREATE_FLAGS)
-            except OSError as error:
-                raise _lacking(f"userfaultfd ({error})") from error
-            pidfd = os.pidfd_open(pid)
-            try:
-                return handles.fetch_descriptor(pidfd, number)
-            finally:
-                os.close(pidfd)
-                loan.call("close", NR_CLOSE, number)
+            what = "asynchronous write-protection by userfaultfd"
+            raise lacking(what, cls.name) from error
+        return cls(descriptor, watched)
 
     def written(self, mappings: Sequence[Mapping], held: list[Span], *, frozen: bool) -> Written:
         """Return what changed since the last call; see Tracker."""
@@ -151,6 +79,8 @@ class WriteProtectScan:
             pages += found.pages
             gone += found.gone
         gone = merged(gone)
+        if not frozen:
+            await_direct_reads(self._process)
         return Written(subtract(merged(pages), gone), gone)
 
     def _watched(self, mapping: Mapping, held: list[Span], *, frozen: bool) -> Written | None:
@@ -224,10 +154,3 @@ def _split(mapping: Mapping, held: list[Span]) -> tuple[list[Span], list[Span]]:
         return [], whole
     known = intersect(whole, held)
     return known, subtract(whole, known)
-
-
-def _lacking(what: str) -> KernelLacks:
-    return KernelLacks(
-        f"this kernel ({os.uname().release}) lacks {what}, which live mode needs",
-        hint="use --mode stop-and-copy",
-    )

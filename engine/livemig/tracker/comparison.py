@@ -1,0 +1,43 @@
+"""Written pages by comparison with hashes of what was last sent: on every kernel.
+
+Each round reads all of the memory, the frozen one too: so the downtime grows with the memory. The
+process is neither stopped nor slowed in its writes meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from livemig.intervals import Span, intersect, merged, subtract, total
+from livemig.model import COMPARISON, Mapping
+from livemig.tracker.base import Watched, Written
+from livemig.tracker.sent import Sent
+
+
+class Comparison:
+    """Hashes of the pages that the target holds."""
+
+    name = COMPARISON
+
+    def __init__(self, watched: Watched) -> None:
+        self._pagemap = watched.pagemap
+        self._sent = Sent(watched)
+
+    def written(self, mappings: Sequence[Mapping], held: list[Span], *, frozen: bool) -> Written:
+        """Return what differs from what was last sent; see Tracker."""
+        own = self._pagemap.private_pages(mappings)
+        self._sent.keep(held)
+        changed = self._sent.changed(intersect(own, held), frozen=frozen)
+        return Written(merged([*subtract(own, held), *changed]), subtract(held, own))
+
+    def sent(self, addresses: Sequence[int], data: bytearray) -> None:
+        """Keep the hashes of what was sent, which is not what was compared: the process runs."""
+        self._sent.note(addresses, data)
+
+    def peek(self, mappings: Sequence[Mapping], held: list[Span]) -> int:
+        """Return about how many bytes were written, by a sample of the pages."""
+        own = self._pagemap.private_pages(mappings)
+        return total(subtract(own, held)) + self._sent.estimate(intersect(own, held))
+
+    def close(self) -> None:
+        """Nothing is watched."""

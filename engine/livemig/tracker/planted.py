@@ -1,0 +1,27 @@
+"""A userfaultfd that belongs to another process."""
+
+from __future__ import annotations
+
+import os
+
+from livemig.infect import Loan
+from livemig.system import handles, procfs, uffd
+from livemig.system.numbers import NR_CLOSE, NR_USERFAULTFD
+
+
+def plant(loan: Loan) -> int:
+    """Make a userfaultfd in the process of a borrowed thread, take it, and close it there.
+
+    Our death closes it, too. Raises OSError where the kernel or its configuration has none.
+    """
+    pid = loan.memory.pid
+    taken = set(procfs.descriptors(pid))
+    lowest = next(number for number in range(len(taken) + 1) if number not in taken)
+    with loan.undone_by(NR_CLOSE, lowest):
+        number = loan.call("userfaultfd", NR_USERFAULTFD, uffd.CREATE_FLAGS)
+        pidfd = os.pidfd_open(pid)
+        try:
+            return handles.fetch_descriptor(pidfd, number)
+        finally:
+            os.close(pidfd)
+            loan.call("close", NR_CLOSE, number)

@@ -1,0 +1,71 @@
+"""What the target holds, by hashes: tells which pages have other content than was last sent."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from livemig.intervals import Span, merged, total
+from livemig.pages import batches
+from livemig.system.memory import PAGE_SIZE
+from livemig.tracker.base import Watched
+from livemig.tracker.hashes import HashTable, PageHasher
+
+_SAMPLE = 1024  # pages that are looked at to tell how many were written
+
+
+class Sent:
+    """Hashes of the pages of a process as they were last sent."""
+
+    def __init__(self, watched: Watched) -> None:
+        self._watched = watched
+        self._hasher = PageHasher()
+        self._hashes = HashTable()
+
+    @property
+    def size(self) -> int:
+        """Bytes that the hashes take."""
+        return self._hashes.size
+
+    def note(self, addresses: Sequence[int], data: bytearray) -> None:
+        """Remember pages, at ascending addresses, that were sent with the content ``data``."""
+        self._hashes.put(addresses, self._hasher(data))
+
+    def keep(self, held: list[Span]) -> None:
+        """Forget all pages but those that the target still holds."""
+        self._hashes.keep(held)
+
+    def changed(self, spans: list[Span], *, frozen: bool) -> list[Span]:
+        """Return the pages of ``spans`` that differ from what was sent, or are not there now."""
+        changed: list[Span] = []
+        for batch in batches(spans):
+            addresses, data, gone = self._watched.read(batch, frozen=frozen)
+            other = self._hashes.differ(addresses, self._hasher(data))
+            changed += [_page(addresses[index]) for index in np.flatnonzero(other).tolist()]
+            changed += gone
+        return merged(changed)
+
+    def estimate(self, spans: list[Span]) -> int:
+        """Return about how many bytes ``changed`` would return, by a sample of the pages."""
+        pages = total(spans) // PAGE_SIZE
+        numbers = sorted(random.sample(range(pages), min(_SAMPLE, pages)))
+        sample = [_page(address) for address in _places(spans, numbers)]
+        return total(self.changed(sample, frozen=False)) * pages // max(len(sample), 1)
+
+
+def _page(address: int) -> Span:
+    return address, address + PAGE_SIZE
+
+
+def _places(spans: list[Span], numbers: list[int]) -> Iterator[int]:
+    """Yield the addresses of pages that are given by their ascending numbers in ``spans``."""
+    before, wanted = 0, iter(numbers)
+    number = next(wanted, None)
+    for start, end in spans:
+        pages = (end - start) // PAGE_SIZE
+        while number is not None and number < before + pages:
+            yield start + (number - before) * PAGE_SIZE
+            number = next(wanted, None)
+        before += pages
