@@ -88,6 +88,7 @@ def test_progress_and_summary(log: Path) -> None:
         "container": "web",
         "host": "b",
         "mode": "live",
+        "tracker": "auto",
         "keep_source": False,
         "downtime_limit_ms": 100,
         "max_rounds": 30,
