@@ -130,7 +130,7 @@ def test_a_closed_stream_disturbs_nothing() -> None:
 def test_summary_for_people() -> None:
     text = progress.summary_table(SUMMARY)
     assert "web (0123456789ab)" in text
-    assert re.search(r"^Mode: +live \(write-protect scan, stub\)$", text, re.M)
+    assert re.search(r"^Mode: +live \(write-protect, stub\)$", text, re.M)
     assert re.search(r"^Downtime: +23\.5 ms \(freeze 3\.1, commit 9\.0\)$", text, re.M)
     assert re.search(r"^Total: +2\.31 s$", text, re.M)
     assert re.search(r"^Sent: +17\.0 MiB$", text, re.M)
