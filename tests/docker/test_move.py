@@ -83,3 +83,14 @@ def test_what_arrived_is_a_container_like_any_other(
     assert command.startswith("/usr/local/bin/recorder")
     target.run(["docker", "stop", "-t", "1", NAME])
     assert not inspect(target, NAME)["State"]["Running"]
+
+
+def test_the_tracker_that_was_asked_for_is_named(pair: Pair, recorder_image: str) -> None:
+    source, target = pair
+    start(source, recorder_image)
+    with Typist(pair, NAME, every=0.002) as typist:
+        typist.wait_for(50)
+        summary = move(source, NAME, target, "--tracker", "comparison", "--verify")
+        assert (summary["mode"], summary["tracker"]) == ("live", "comparison")
+        typist.wait_for(20)
+        assert "heap=intact" in typist.verify()
