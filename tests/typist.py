@@ -342,7 +342,7 @@ class Typist:
                 if not _runs(host, self._container):
                     continue
                 self._attachment = Attachment(host.socket, self._container)
-            except (HostsError, OSError):
+            except (HostsError, OSError, docker.errors.DockerException):
                 continue
             self.moves += self.host not in (None, host)
             self.host = host
