@@ -24,7 +24,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 NAME = "stepping"
 
-# Which killers strike at which step in `make test`; in `make test-long` all do at all.
+# Which killers strike at which step: at phases in `make test`, around lines of a journal in `make
+# test-long`, where all killers then strike at all steps too.
 CASES: dict[str, tuple[str, ...]] = {
     "source connect": ("command",),
     "source prepare": ("source's peer",),
@@ -210,7 +211,14 @@ GROUPS = {
 }
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize(
+    "group",
+    [
+        # Those around the journal also end engines, hosts and the link, which takes its time.
+        pytest.param(group, marks=[pytest.mark.long] if "journal" in group else [])
+        for group in GROUPS
+    ],
+)
 def test_one_copy_is_left_and_nothing_is_lost(container: Container, group: str) -> None:
     for point in GROUPS[group]:
         for killer in CASES[point]:
