@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,21 @@ def below(parent: str) -> set[str]:
     return {
         str(Path(top)) for root in roots(parent) for top, _, _ in os.walk(root) if Path(top) != root
     }
+
+
+def kill_frozen(parent: str) -> None:
+    """Kill what is in these control groups, and thaw it, so that it dies: it runs no instruction.
+
+    SIGKILL does not end what a freezer of cgroup v1 holds, and the end of a host waits for it.
+    """
+    for root in roots(parent):
+        for top, _, _ in os.walk(root, topdown=False):
+            state = Path(top) / "freezer.state"
+            with contextlib.suppress(OSError):
+                if state.read_text() != "THAWED\n":
+                    for pid in (Path(top) / "cgroup.procs").read_text().split():
+                        os.kill(int(pid), signal.SIGKILL)
+                    state.write_text("THAWED")
 
 
 def remove_cgroups(parent: str) -> None:

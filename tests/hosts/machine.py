@@ -18,7 +18,7 @@ import psutil
 import docker
 from tests import pace
 
-from .cgroups import remove_cgroups
+from .cgroups import kill_frozen, remove_cgroups
 from .config import REPO, HostConfig
 from .proc import HostsError, Mark, Readiness, end, load_mark, mark_of, outer_pid
 
@@ -115,6 +115,7 @@ class Host:
     def kill(self) -> None:
         """Cut its power: every process in it ends, what was written to disk stays."""
         init = self.init
+        kill_frozen(self.config.cgroup)
         if init is not None:
             end(init)
         for record in ("dockerd", "sshd"):
