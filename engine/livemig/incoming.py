@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from livemig import terminal, typed
 from livemig.errors import MachineMismatch, ProtocolError, StateMismatch
 from livemig.extract.mappings import digest_file
 from livemig.freezer import Freezer
@@ -20,7 +21,7 @@ from livemig.inject.scheduling import set_scheduling
 from livemig.inject.verify import verify, verify_absent, verify_thread
 from livemig.intervals import Span
 from livemig.layout import LayoutBackend, difference
-from livemig.model import Image, Kind, MappedFile, Mapping, Process
+from livemig.model import Image, Kind, MappedFile, Mapping, Process, Typed
 from livemig.pages import Batch
 from livemig.refusing import refusing
 from livemig.rounds import LayoutUpdate, RoundEnd
@@ -44,13 +45,15 @@ class Incoming:
         self.pid = pid
         self._freezer = freezer
         self._root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._stdin = _writer(pid)
+        self._pty = terminal.find(pid)
+        self._stdin = _writer(pid) if self._pty is None else None
         self._held = Held(pid)
         self._layout: LayoutBackend = StubLayout(self._held, self._root)
         self._writer = PageWriter(self._held)
         self._mappings: Sequence[Mapping] = ()
         self._taken = False
         self._verify = False
+        self._late = b""
 
     @property
     def backend(self) -> str:
@@ -137,13 +140,20 @@ class Incoming:
             raise ProtocolError("this version takes one process with one thread")
         process = image.processes[0]
         _check_descriptors(image, process)
-        rebuild(self._held, process, image, self._root, filters)
+        self._take_terminal(image)
+        rebuild(self._held, process, image, self._root, filters=filters, terminal=self._pty)
         seal_memory(self._held, self._mappings)
         check(self.pid, process, self._mappings, self._held.stub.base)
         self._verify = sent is not None
         if sent is not None:
-            verify(self._held, image, self._mappings, filters)
+            verify(self._held, image, self._mappings, filters, self._pty)
             verify_absent(self._held, self._mappings, sent)
+
+    def _take_terminal(self, image: Image) -> None:
+        if (self._pty is None) is not (image.terminal is None):
+            raise StateMismatch("one of the two containers has a terminal, the other has none")
+        if self._pty is not None and image.terminal is not None:
+            terminal.apply(self._pty, image.terminal)
 
     @refusing("sealing the process")
     def seal(self, image: Image) -> None:
@@ -165,11 +175,20 @@ class Incoming:
         """Let the process run."""
         self._freezer.thaw()
 
+    @refusing("putting in what was typed")
+    def put_typed(self, found: Typed) -> None:
+        """Put what was typed on the source's terminal into this one; the process is sealed."""
+        if self._pty is None:
+            raise ProtocolError("what was typed came for a container without a terminal")
+        self._late = typed.put(self._pty, found)
+
     def feed(self, data: bytes) -> int:
         """Put data into the standard input; returns the bytes that found no room in time."""
+        data, self._late = self._late + data, b""
         if not data:
             return 0
-        return len(data) if self._stdin is None else feed(self._stdin, data, FEED_LIMIT)
+        into = self._stdin if self._pty is None else self._pty.master
+        return len(data) if into is None else feed(into, data, FEED_LIMIT)
 
     @refusing("comparing memory")
     def read(self, start: int, length: int) -> bytes:
@@ -185,6 +204,8 @@ class Incoming:
             if descriptor is not None and descriptor >= 0:
                 os.close(descriptor)
         self._root, self._stdin = -1, None
+        if self._pty is not None:
+            self._pty.close()
 
 
 def _writer(pid: int) -> int | None:

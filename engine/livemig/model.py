@@ -222,6 +222,7 @@ class Opened(StrEnum):
     FILE = "file"
     DIRECTORY = "directory"
     DEVICE = "device"
+    TERMINAL = "terminal"
 
 
 @dataclass(frozen=True)
@@ -234,6 +235,11 @@ class Description:
     position: int = 0
     role: Role | None = None
     device: int = 0
+
+    @property
+    def is_own_terminal(self) -> bool:
+        """Whether it is the process's controlling terminal, opened as such."""
+        return self.kind is Opened.TERMINAL and self.path == "/dev/tty"
 
 
 @dataclass(frozen=True)
@@ -285,10 +291,52 @@ class Clocks:
 
 
 @dataclass(frozen=True)
+class Terminal:
+    """The container's terminal, but for what was typed.
+
+    ``settings`` is ``struct termios2``, ``window`` ``struct winsize``; ``owner`` and ``mode`` are
+    of its file; ``controlling`` tells whether it is the controlling terminal of the processes.
+    """
+
+    settings: bytes
+    window: bytes
+    exclusive: bool
+    owner: tuple[int, int]
+    mode: int
+    controlling: bool
+
+
+class Stopped(StrEnum):
+    """What has stopped the output of a terminal."""
+
+    NOTHING = ""
+    CHARACTER = "character"  # Ctrl-S
+    CALL = "call"  # tcflow(3)
+
+
+@dataclass(frozen=True)
+class Typed:
+    """What was typed on a terminal and not read, and what came to it while it was frozen.
+
+    ``lines`` are what one read(2) each would return, ``partial`` is still being edited (where the
+    terminal is not in canonical mode: all of it); ``quoted`` tells that the next character is to be
+    taken literally (Ctrl-V). ``signals`` were sent from the keyboard, ``window`` is the size now.
+    """
+
+    lines: tuple[bytes, ...] = ()
+    partial: bytes = b""
+    quoted: bool = False
+    stopped: Stopped = Stopped.NOTHING
+    window: bytes = b""
+    signals: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Image:
     """A frozen container: its processes, what they have open, its clocks, its unread input.
 
-    ``stdin_ended`` tells that nobody can write to the standard input any more.
+    ``stdin_ended`` tells that nobody can write to the standard input any more. What is typed on a
+    terminal follows later, as ``Typed``.
     """
 
     processes: tuple[Process, ...]
@@ -296,6 +344,7 @@ class Image:
     clocks: Clocks
     stdin: bytes = b""
     stdin_ended: bool = False
+    terminal: Terminal | None = None
 
 
 @dataclass(frozen=True)

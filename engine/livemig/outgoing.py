@@ -9,23 +9,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from livemig.errors import NotCarried, ProcessGone
+from livemig import terminal, typed
+from livemig.errors import NotCarried, ProcessGone, TransferError
 from livemig.extract import extract_process, refuse_process
 from livemig.extract.files import Descriptions
 from livemig.extract.guards import find_guards
 from livemig.extract.properties import Properties
 from livemig.freezer import Freezer
 from livemig.infect import borrow, find_gadgets, infected
-from livemig.model import Clocks, Image, Process, Role, RoundStat, TrackerChoice
+from livemig.model import Clocks, Image, Process, Role, RoundStat, TrackerChoice, Typed
 from livemig.pagemap import Pagemap
 from livemig.pause import paused
 from livemig.rounds import MemorySource, Send
-from livemig.stdin import UnreadInput, find_stream
-from livemig.system import procfs
+from livemig.stdin import LateInput, UnreadInput, feed, find_stream
+from livemig.system import procfs, ttys
 from livemig.system.memory import PAGE_SIZE, Memory
+from livemig.system.ttys import Settings
 from livemig.tracing import Tracee, telling_death
 from livemig.tracker import Everything, Tracker, Watched, plant_tracker
 from livemig.waiting import end_on_time
+
+_FEED_LIMIT = 10.0
 
 
 @dataclass
@@ -50,6 +54,9 @@ class Outgoing:
         self._stdin: UnreadInput | None = None
         self.properties = Properties(self.pid)
         self._wanted: TrackerChoice | None = None  # a tracker that is to be planted
+        self._pty: terminal.Pty | None = None
+        self._pending = 0
+        self._taken: tuple[Settings, Typed] | None = None
 
     def _open(self) -> None:
         """Take hold of the memory that the process has now."""
@@ -77,6 +84,7 @@ class Outgoing:
         if live:
             self._plant(tracker)
         self._choice = tracker if live else None
+        self._pty = terminal.find(self.pid)
         number = procfs.namespaced_id(self.pid)
         self._source = MemorySource(self._watched, number, self.tracker, self.cache)
         self._source.properties = self.properties
@@ -170,12 +178,13 @@ class Outgoing:
 
     def extract(self) -> Image:
         """Return everything but the pages of the frozen container."""
-        descriptions = Descriptions(self.streams)
+        descriptions = Descriptions(self.streams, self._pty)
         with (
             borrow(self._tracee, self._memory, self._gadgets) as loan,
             infected(loan) as stub,
         ):
             process = extract_process(self.pid, 0, loan, stub, descriptions)
+        self._pending = int(procfs.read_status(self.pid)["ShdPnd"], 16)
         guards = find_guards(self._pagemap.descriptor, self._source.unheld())
         return self._image(replace(process, guards=tuple(guards)), descriptions)
 
@@ -189,9 +198,10 @@ class Outgoing:
             time.clock_gettime_ns(time.CLOCK_MONOTONIC) + monotonic,
             time.clock_gettime_ns(time.CLOCK_BOOTTIME) + boottime,
         )
-        return Image((process,), tuple(descriptions.found), clocks, unread, ended)
+        screen = terminal.read(self.pid, self._pty) if self._pty is not None else None
+        return Image((process,), tuple(descriptions.found), clocks, unread, ended, screen)
 
-    def seal(self) -> UnreadInput | None:
+    def seal(self) -> LateInput | None:
         """Hold the process by its cgroup alone, so that our death does not let it run.
 
         Returns its standard input, whose rest still has to be forwarded. NotCarried where another
@@ -199,12 +209,26 @@ class Outgoing:
         """
         self._hold()
         self._refuse_others()
-        return self._stdin
+        return self._stdin if self._pty is None else typed.LateTyping(self._pty)
 
     def _hold(self) -> None:
         self.freezer.request_freeze()
         self._detach()
         self.freezer.freeze()
+
+    def typed(self) -> Typed | None:
+        """Take what was typed on the container's terminal, once the move is decided.
+
+        None without a terminal. Raises OSError; what was typed is lost then. ``release`` puts it
+        back, where the sealed process runs on after all.
+        """
+        if self._pty is None:
+            return None
+        settings = ttys.settings(self._pty.slave)
+        self._taken = settings, Typed()
+        found = typed.take(self._pty, self._pending, self.pid)
+        self._taken = settings, found
+        return found
 
     def contents(self, chunk: int) -> Iterator[tuple[int, bytes]]:
         """Yield address and content of all pages that the frozen process owns."""
@@ -221,8 +245,24 @@ class Outgoing:
     def release(self, *, frozen: bool = False) -> None:
         """Let the process run as if nothing had been; one that is gone is no error.
 
-        ``frozen``: somebody else holds it frozen too, and goes on with that.
+        ``frozen``: somebody else holds it frozen too, and goes on with that. TransferError where its
+        terminal did not take back what was typed; it runs all the same.
         """
+        late = b""
+        try:
+            late = self._put_typed_back()
+        finally:
+            self._let_run(frozen=frozen)
+        if late and self._pty is not None and (lost := feed(self._pty.master, late, _FEED_LIMIT)):
+            raise TransferError(f"{lost} bytes that were typed found no room")
+
+    def _put_typed_back(self) -> bytes:
+        if self._pty is None or self._taken is None:
+            return b""
+        (settings, found), self._taken = self._taken, None
+        return typed.put_back(self._pty, found, settings)
+
+    def _let_run(self, *, frozen: bool) -> None:
         self.tracker.close()
         self.tracker = Everything(self._pagemap)
         try:
@@ -262,6 +302,9 @@ class Outgoing:
         if self._stdin is not None:
             self._stdin.close()
             self._stdin = None
+        if self._pty is not None:
+            self._pty.close()
+            self._pty = None
 
     def _attach(self) -> None:
         self._tracee.attach()

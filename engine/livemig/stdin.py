@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Protocol
 
 from livemig.errors import TransferError
 from livemig.model import Role
@@ -15,6 +17,13 @@ from livemig.system import handles, procfs
 _F_SETPIPE_SZ = 1031
 _ROOM = 1 << 20
 _CHUNK = 64 << 10
+
+
+class LateInput(Protocol):
+    """What comes into the standard input of a container that has left."""
+
+    def rest(self, timeout: float) -> Iterator[bytes]:
+        """Yield it until nobody can write any more; TransferError after ``timeout`` seconds."""
 
 
 def find_stream(pid: int, streams: dict[int, Role]) -> int | None:
@@ -97,9 +106,19 @@ def reopen(pid: int, number: int) -> int | None:
 
 
 def feed(descriptor: int, data: bytes, timeout: float) -> int:
-    """Write to a pipe that does not block, waiting for room; returns the bytes that got no room."""
+    """Write to a pipe, or a terminal's master, that does not block, waiting for room.
+
+    Returns the number of bytes that got none, or that nobody is there to read any more.
+    """
     poller = select.poll()
     poller.register(descriptor, select.POLLOUT)
     while data and poller.poll(timeout * 1000):
-        data = data[os.write(descriptor, data[:_CHUNK]) :]
+        try:
+            data = data[os.write(descriptor, data[:_CHUNK]) :]
+        except BlockingIOError:  # somebody else has taken the room
+            continue
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            break
     return len(data)

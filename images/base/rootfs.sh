@@ -1,10 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Writes the root file system of the base image as a tar archive: rootfs.sh OUTPUT
-# It holds what a dynamically linked C++ program needs, and busybox; all from Debian's packages.
+# It holds what a dynamically linked C++ program needs, bash and busybox; all from Debian's packages.
 set -eu
 
-packages="libc6 libgcc-s1 libstdc++6 busybox-static"
+packages="libc6 libgcc-s1 libstdc++6 busybox-static bash libtinfo6"
 output=$(realpath "$1")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

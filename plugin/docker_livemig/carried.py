@@ -68,9 +68,21 @@ TABLE = (
             Refusal("sockets", "a socket"),
             Refusal("pipes", "a pipe that is none of the container's standard streams"),
             Refusal("epoll, eventfd and their like", "an object of the kind "),
-            Refusal("terminals (`-t`)", "a terminal (--tty)"),
             Refusal("locked files", "a file with locks on it"),
             Refusal("deleted files", "a file that was deleted while open"),
+        ),
+    ),
+    Row(
+        "its terminal (`-t`): settings, window size, stopped output, owner, mode, what was typed, "
+        "also on the source during the move (half a line can still be edited)",
+        (
+            Refusal("other pseudo-terminals", "a device"),
+            Refusal("line disciplines but N_TTY", " has another line discipline than N_TTY"),
+            Refusal("locked settings", "settings of its terminal are locked (TIOCSLCKTRMIOS)"),
+            Refusal(
+                "a foreground group other than the shell's",
+                "the foreground group of its terminal is not its own",
+            ),
         ),
     ),
     Row(

@@ -10,7 +10,7 @@ import xxhash
 from docker_livemig.containers import ContainerSpec
 from docker_livemig.requests import Force, Mode
 from livemig.frames import Body
-from livemig.model import Image
+from livemig.model import Image, Typed
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,13 @@ class Ready:
     """READY: the target holds all of it; ``state`` is the digest of the STATE that it built."""
 
     state: int
+
+
+@dataclass(frozen=True)
+class Commit:
+    """COMMIT: what was typed on the container's terminal until now, where it has one."""
+
+    typed: Typed | None = None
 
 
 @dataclass(frozen=True)

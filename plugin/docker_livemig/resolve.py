@@ -14,6 +14,7 @@ from livemig.extract.files import Descriptions
 from livemig.freezer import Freezer, container_processes
 from livemig.model import Role
 from livemig.system import procfs
+from livemig.terminal import looked_at
 
 _ROLES = (Role.STDIN, Role.STDOUT, Role.STDERR)
 
@@ -58,7 +59,8 @@ def refuse(spec: ContainerSpec, resolved: Resolved) -> None:
         )
     refuse_process(resolved.pid)
     read_layout(resolved.pid, 1)
-    read_descriptors(resolved.pid, Descriptions(resolved.streams))
+    with looked_at(resolved.pid) as terminal:
+        read_descriptors(resolved.pid, Descriptions(resolved.streams, terminal))
     refuse_kept(spec.name, spec.id, resolved.pid)
 
 

@@ -24,6 +24,7 @@ from docker_livemig.lock import alone
 from docker_livemig.machine import check_machine, vdso_digest
 from docker_livemig.meanwhile import Meanwhile
 from docker_livemig.messages import (
+    Commit,
     Created,
     Finished,
     PageDigest,
@@ -54,7 +55,7 @@ from livemig.frames import FrameType
 from livemig.link import Link
 from livemig.model import Image
 from livemig.outgoing import Outgoing
-from livemig.stdin import UnreadInput
+from livemig.stdin import LateInput
 from livemig.system import priority, procfs
 from livemig.wire import to_wire
 
@@ -310,6 +311,7 @@ class Move:
         self.watch.commit()
         self._meanwhile.committed()
         self._journal.append(SourceState.COMMITTED)
+        self._commitment = self._take_typed()
         self._step("commit")
 
     def _commit(self) -> Running:
@@ -321,8 +323,15 @@ class Move:
         self.downtime = (time.monotonic() - self._frozen_at) * 1000
         return running
 
+    def _take_typed(self) -> Commit:
+        try:
+            return Commit(self._outgoing.typed())
+        except OSError as error:
+            self.notes.append(f"what was typed and not read is lost: {error}")
+            return Commit()
+
     def _tell_commit(self) -> Running:
-        self._session.send(FrameType.COMMIT)
+        self._session.send(FrameType.COMMIT, to_wire(self._commitment))
         return self._session.expect(FrameType.RUNNING, Running)
 
     def _commit_again(self, reason: LivemigError) -> Running:
@@ -398,7 +407,7 @@ class Move:
         self._session.send(FrameType.FINISH, self._meanwhile.last_word())
         return self._session.expect(FrameType.FINISHED, Finished).notes
 
-    def _forward_input(self, stdin: UnreadInput | None) -> None:
+    def _forward_input(self, stdin: LateInput | None) -> None:
         if stdin is None:
             return
         try:

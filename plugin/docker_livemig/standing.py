@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import docker
 from docker_livemig import containers, copies
 from docker_livemig.journal import Journal
-from docker_livemig.messages import Finish, Finished, Running, Status
+from docker_livemig.messages import Commit, Finish, Finished, Running, Status
 from docker_livemig.steps import UNDONE_ALONE, TargetPhase, TargetState, reach
+from livemig import terminal, typed
 from livemig.errors import LivemigError, ProtocolError, TargetError, TransferError
 from livemig.frames import Frame, FrameType
 from livemig.freezer import Freezer
 from livemig.link import Link
+from livemig.model import Typed
 from livemig.stdin import feed, reopen
 from livemig.wire import from_wire, to_wire
 
@@ -30,6 +32,7 @@ _LETTING_GO = 30.0  # seconds in which a peer notices that it has lost its sourc
 _WORDS = {"": "unknown", "started": "running"}
 
 Feed = Callable[[bytes], int]
+PutTyped = Callable[[Typed], None]
 
 
 def take_over(api: docker.APIClient, journal: Journal, link: Link) -> None:
@@ -93,7 +96,8 @@ def look_after(api: docker.APIClient, journal: Journal) -> None:
 class Standing:
     """A copy that is complete, in one of the states from READY on; its peer owns the journal.
 
-    ``put`` writes late standard input; a peer that has not made the copy finds its way there again.
+    ``put`` writes late standard input, ``put_typed`` what was typed on the source's terminal; a peer
+    that has not made the copy finds its way there again.
     """
 
     def __init__(
@@ -104,12 +108,15 @@ class Standing:
         *,
         freezer: Freezer | None = None,
         put: Feed | None = None,
+        put_typed: PutTyped | None = None,
     ) -> None:
         self._api = api
         self._journal = journal
         self._link = link
         self._freezer = freezer
-        self._put = put
+        self._put = put or self._put_again
+        self._put_typed = put_typed or self._put_typed_again
+        self._late = b""
         self._container: str = journal.details().get("container", "")
         self._notes: list[str] = []
 
@@ -128,6 +135,7 @@ class Standing:
                 return
             if frame.type is not FrameType.COMMIT or state != TargetState.READY:
                 raise ProtocolError(f"{self._link.name} sent {frame.type.name} to a copy {state}")
+            self._take_typed(frame)
             self.start()
         self.finish()
 
@@ -136,6 +144,15 @@ class Standing:
         if self._journal.state:
             copies.discard(self._api, self._journal)
             self._journal.remove()
+
+    def _take_typed(self, frame: Frame) -> None:
+        """Put in what was typed. The move is decided: what goes wrong here is only told."""
+        try:
+            found = from_wire(Commit, frame.body or {}).typed
+            if found is not None:
+                self._put_typed(found)
+        except (LivemigError, OSError) as error:
+            self._notes.append(f"what was typed and not read is lost: {error}")
 
     def start(self) -> None:
         """Let the copy run, and say so."""
@@ -161,7 +178,10 @@ class Standing:
         """Take late input until the source is gone, and say farewell; LinkLost where it is lost."""
         reach(TargetPhase.FINISH)
         self.settle_in()
-        while (frame := self._next()).type is not FrameType.FINISH:
+        kind = None
+        while kind is not FrameType.FINISH:  # with that comes what a terminal had no room for
+            frame = self._next()
+            kind = frame.type
             self._take_input(bytes(frame.payload))
         self._pass_on(from_wire(Finish, frame.body or {}))
         if self._journal.state == TargetState.RUNNING:
@@ -179,13 +199,18 @@ class Standing:
         return self._link.expect(FrameType.STDIN, FrameType.FINISH, timeout=_STEP)
 
     def _take_input(self, data: bytes) -> None:
-        put = self._put or self._put_again
-        if lost := put(data):
+        if lost := self._put(data):
             self._notes.append(f"{lost} bytes of late standard input found no room")
 
     def _put_again(self, data: bytes) -> int:
+        data, self._late = self._late + data, b""
+        if not data:
+            return 0
         details = self._journal.details()
         pid = copies.look(self._api, self._container).pid
+        if pid and (pty := terminal.find(pid)) is not None:
+            with closing(pty):
+                return feed(pty.master, data, _FEED_LIMIT)
         descriptor = reopen(pid, int(details.get("stdin", 0))) if pid else None
         if descriptor is None:
             return len(data)
@@ -193,6 +218,13 @@ class Standing:
             return feed(descriptor, data, _FEED_LIMIT)
         finally:
             os.close(descriptor)
+
+    def _put_typed_again(self, found: Typed) -> None:
+        pid = copies.look(self._api, self._container).pid
+        if not pid or (pty := terminal.find(pid)) is None:
+            raise ProtocolError("what was typed came for a container without a terminal")
+        with closing(pty):
+            self._late = typed.put(pty, found)
 
     def _address_note(self) -> list[str]:
         before = copies.spec_of(self._journal).address

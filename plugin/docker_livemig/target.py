@@ -220,7 +220,12 @@ class Arrival:
         self._close_watch()
         self._journal.append(TargetState.READY, stdin=incoming.stdin_inode)
         standing = Standing(
-            self._api, self._journal, self._link, freezer=self._freezer, put=incoming.feed
+            self._api,
+            self._journal,
+            self._link,
+            freezer=self._freezer,
+            put=incoming.feed,
+            put_typed=incoming.put_typed,
         )
         with suppress(TransferError):  # it stands ready, whether the source hears of it or not
             self._send(FrameType.READY, Ready(state_digest(to_wire(state))))

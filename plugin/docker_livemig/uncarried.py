@@ -89,8 +89,6 @@ def _devices(host: dict[str, Any]) -> Iterator[str]:
 
 
 def _processes(spec: ContainerSpec) -> Iterator[str]:
-    if spec.config.get("Tty"):
-        yield "a terminal (--tty)"
     if spec.host_config.get("Init"):
         yield "a second process as PID 1 (--init)"
     test = (spec.config.get("Healthcheck") or {}).get("Test") or []

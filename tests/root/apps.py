@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from livemig.freezer import Freezer
 from livemig.model import Role
@@ -79,24 +80,26 @@ class App:
         home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         try:
             syscall(NR_UNSHARE, CLONE_NEWPID, what="unshare")
-            self._popen = subprocess.Popen(
-                [str(word) for word in argv],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=ENVIRONMENT,
-                start_new_session=True,
-            )
+            self._popen = self._spawn([str(word) for word in argv])
         finally:
             handles.set_namespace(home, CLONE_NEWPID)
             os.close(home)
         self.pid = self._popen.pid
         self.cgroup.add(self.pid)
+        self.pipes = self._ends()
+        self._buffer = b""
+
+    def _spawn(self, argv: list[str]) -> subprocess.Popen[bytes]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            argv, stdin=pipe, stdout=pipe, stderr=pipe, env=ENVIRONMENT, start_new_session=True
+        )
+
+    def _ends(self) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
         assert self._popen.stdin
         assert self._popen.stdout
         assert self._popen.stderr
-        self.pipes = (self._popen.stdin, self._popen.stdout, self._popen.stderr)
-        self._buffer = b""
+        return self._popen.stdin, self._popen.stdout, self._popen.stderr
 
     def streams(self) -> dict[int, Role]:
         """Return the standard streams by inode, as the engine wants them."""

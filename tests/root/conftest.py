@@ -27,6 +27,7 @@ PROGRAMS = {
     "mapper": ("mapper.c",),
     "refused": ("refused.c",),
     "state": ("state*.c",),
+    "terminal": ("terminal.c",),
 }
 Start = Callable[..., App]
 

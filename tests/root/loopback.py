@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from livemig.errors import ProtocolError
 from livemig.frames import FrameType, decode, decode_header, encode
 from livemig.incoming import Incoming
-from livemig.model import Clocks, Image, RoundStat, TrackerChoice
+from livemig.model import Clocks, Image, RoundStat, TrackerChoice, Typed
 from livemig.outgoing import Outgoing
 from livemig.pages import Batch
 from livemig.rounds import LayoutUpdate, RoundEnd
@@ -24,8 +24,9 @@ CHUNK = 1 << 20
 class Move:
     """Moves ``source`` into ``target``, which runs the hold program.
 
-    ``between`` is called before each frame, ``before_kill`` when both sides are sealed, and
-    ``sync_files`` when the source is frozen, where the files of a container would follow it.
+    ``between`` is called before each frame, ``before_kill`` when both sides are sealed,
+    ``sync_files`` when the source is frozen, where the files of a container would follow it,
+    ``after_commit`` when what was typed has been taken, ``after_end`` when the source has ended.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class Move:
         self.between: Callable[[], object] = lambda: None
         self.before_kill: Callable[[], object] = lambda: None
         self.sync_files: Callable[[], object] = lambda: None
+        self.after_commit: Callable[[], object] = lambda: None
+        self.after_end: Callable[[], object] = lambda: None
         self.rounds: list[RoundStat] = []
         self._closed = False
         self.outgoing = Outgoing(source.pid, source.cgroup.freezer, source.streams(), cache)
@@ -92,14 +95,19 @@ class Move:
         self.incoming.rebuild(image, filters=0, sent=sent)
         self.incoming.seal(image)
         self.before_kill()
+        if (typed := self.outgoing.typed()) is not None:
+            self.incoming.put_typed(from_wire(Typed, to_wire(typed)))
+        self.after_commit()
         self.outgoing.kill()
         self.source.wait()
-        self.source.pipes[0].close()
+        self.after_end()
         self.target.follow(self.source)
+        self.source.pipes[0].close()
         if stdin is not None:
             for data in stdin.rest(1.0):
                 assert self.incoming.feed(data) == 0
         self.incoming.thaw()
+        assert self.incoming.feed(b"") == 0
         self.close()
         return self.target
 

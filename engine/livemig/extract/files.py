@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping as MappingType
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from livemig.errors import NotCarried
 from livemig.model import Description, Descriptor, Opened, Role
-from livemig.system import handles, procfs
+from livemig.stub import Stub
+from livemig.system import handles, procfs, ttys
+from livemig.system.numbers import NR_FCNTL
+from livemig.terminal import Pty
 
 O_CLOEXEC = 0o2000000
 O_ASYNC = 0o20000
+_F_GETFD = 1
 _KEPT_FLAGS = ~(O_CLOEXEC | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY)
 _MEMORY_DEVICES = 1  # major number of null, zero, full, random, urandom
 _CARRIED_MINORS = {3, 5, 7, 8, 9}
@@ -23,10 +27,12 @@ _KERNEL_TREES = ("/proc/", "/sys/")
 class Descriptions:
     """The open file descriptions of all processes, each once however many descriptors share it.
 
-    ``streams`` tells by inode which pipes are the container's standard streams.
+    ``streams`` tells by inode which pipes are the container's standard streams, ``terminal`` is
+    its terminal.
     """
 
     streams: MappingType[int, Role]
+    terminal: Pty | None = None
     found: list[Description] = field(default_factory=list)
     _owners: list[tuple[int, int]] = field(default_factory=list)
 
@@ -62,7 +68,29 @@ class Descriptions:
             return Description(Opened.DIRECTORY, name, flags, position)
         if stat.S_ISCHR(status.st_mode) and _carried_device(status.st_rdev):
             return Description(Opened.DEVICE, name, flags, position, device=status.st_rdev)
+        if stat.S_ISCHR(status.st_mode) and self._is_terminal(pid, number, status):
+            return Description(Opened.TERMINAL, name, flags)
         raise _refused(pid, number, name, _kind(status.st_mode, name))
+
+    def _is_terminal(self, pid: int, number: int, status: os.stat_result) -> bool:
+        if self.terminal is None:
+            return False
+        if ttys.is_own_device(status.st_rdev):
+            return _device_behind(pid, number) == os.fstat(self.terminal.slave).st_rdev
+        return (status.st_dev, status.st_ino) == self.terminal.identity()
+
+
+def _device_behind(pid: int, number: int) -> int:
+    """Return the number of the terminal that a process has opened as /dev/tty."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        descriptor = handles.fetch_descriptor(pidfd, number)
+    finally:
+        os.close(pidfd)
+    try:
+        return ttys.device(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _carried_device(device: int) -> bool:
@@ -88,8 +116,8 @@ def _kind(mode: int, name: str) -> str:
 def _refused(pid: int, number: int, name: str, what: str) -> NotCarried:
     return NotCarried(
         f"process {pid}: descriptor {number} is {what} ({name}), which cannot be carried",
-        hint="this version carries regular files, directories, memory devices and the "
-        "container's standard streams",
+        hint="this version carries regular files, directories, memory devices, and the "
+        "container's standard streams or terminal",
     )
 
 
@@ -101,3 +129,22 @@ def read_descriptors(pid: int, descriptions: Descriptions) -> tuple[Descriptor, 
         flags = int(procfs.descriptor_info(pid, number)["flags"], 8)
         found.append(Descriptor(number, index, bool(flags & O_CLOEXEC)))
     return tuple(found)
+
+
+def own_descriptors(pid: int, descriptions: Descriptions, stub: Stub) -> tuple[Descriptor, ...]:
+    """Return the same as ``read_descriptors``, for a process that a stub is in.
+
+    A terminal opened by TIOCGPTPEER with O_CLOEXEC shows that flag at each of its duplicates, so
+    the process itself is asked.
+    """
+    found = read_descriptors(pid, descriptions)
+    kinds = [descriptions.found[each.description].kind for each in found]
+    if Opened.TERMINAL not in kinds:
+        return found
+    table = stub.table()
+    for each in found:
+        table.call(f"F_GETFD {each.number}", NR_FCNTL, each.number, _F_GETFD)
+    flags = stub.run(table)
+    return tuple(
+        replace(each, close_on_exec=bool(flag)) for each, flag in zip(found, flags, strict=True)
+    )

@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 from livemig.errors import NotCarried
-from livemig.extract.files import Descriptions, read_descriptors
+from livemig.extract.files import Descriptions, own_descriptors
 from livemig.extract.mappings import refuse_mappings
 from livemig.extract.threads import extract_thread, pending_signals
 from livemig.extract.timers import list_timers, read_timers
@@ -68,6 +68,7 @@ def extract_process(
     # First, because each table takes the place of the one before, with the buffers that it filled.
     threads = (extract_thread(pid, loan, stub),)
     timers = read_timers(stub, list_timers(pid))
+    descriptors = own_descriptors(pid, descriptions, stub)
     table = stub.table()
     actions = [table.room(ACTION_SIZE) for _ in SIGNALS]
     intervals = [table.room(TIMER_SIZE) for _ in range(3)]
@@ -105,7 +106,7 @@ def extract_process(
         coredump_filter=int(_read(pid, "coredump_filter"), 16),
         autogroup=sched.autogroup(pid),
         settings=settings.values(results, stub.memory),
-        descriptors=read_descriptors(pid, descriptions),
+        descriptors=descriptors,
         future_locks=locks.flags(pid, results),
     )
 

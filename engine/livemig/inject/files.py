@@ -7,31 +7,37 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from livemig.errors import NotCarried, ProtocolError
+from livemig.errors import NotCarried, ProtocolError, StateMismatch
 from livemig.inject.held import F_DUPFD_CLOEXEC, MAX_PASSED, Held
+from livemig.inject.terminal import open_own
 from livemig.model import Description, Image, Opened, Process, Role
 from livemig.stub import Table
-from livemig.system import handles
+from livemig.system import handles, ttys
 from livemig.system.numbers import NR_CLOSE, NR_DUP3, NR_FCNTL
+from livemig.terminal import Pty
 
 _F_SETFL = 4
 _O_CLOEXEC = 0o2000000
 _MAKING = os.O_CREAT | os.O_EXCL | os.O_TRUNC | (os.O_TMPFILE & ~os.O_DIRECTORY)
 _STATUS_FLAGS = os.O_APPEND | os.O_NONBLOCK | os.O_NOATIME | os.O_DIRECT
+_CONSOLE = "/dev/console"
 _ROLES = (Role.STDIN, Role.STDOUT, Role.STDERR)
 
 
 @contextmanager
-def opened_descriptions(image: Image, root: int) -> Iterator[list[int]]:
+def opened_descriptions(
+    image: Image, root: int, terminal: Pty | None = None
+) -> Iterator[list[int]]:
     """Open every description of ``image`` below the directory ``root``, once.
 
     Yields a descriptor for each, -1 for the container's standard streams, which the held process
-    has already; a standard input that has ended is a pipe of ours with what is unread in it.
+    has already, and for /dev/tty, which only that process can open; a standard input that has ended
+    is a pipe of ours with what is unread in it.
     """
     found: list[int] = []
     try:
         for description in image.descriptions:
-            found.append(_open(description, image, root))  # noqa: PERF401  one that fails, closes all
+            found.append(_open(description, image, root, terminal))  # noqa: PERF401  one that fails, closes all
         yield found
     finally:
         for descriptor in found:
@@ -39,7 +45,9 @@ def opened_descriptions(image: Image, root: int) -> Iterator[list[int]]:
                 os.close(descriptor)
 
 
-def _open(description: Description, image: Image, root: int) -> int:
+def _open(description: Description, image: Image, root: int, terminal: Pty | None) -> int:
+    if description.kind is Opened.TERMINAL:
+        return _open_terminal(description, root, terminal)
     if description.kind is Opened.STREAM:
         if description.role is Role.STDIN and image.stdin_ended:
             return _ended_input(image.stdin)
@@ -66,6 +74,22 @@ def _check_kind(description: Description, status: os.stat_result) -> None:
         raise NotCarried(f"{description.path} is no regular file on the target")
     if description.kind is Opened.DIRECTORY and not stat.S_ISDIR(status.st_mode):
         raise NotCarried(f"{description.path} is no directory on the target")
+
+
+def _open_terminal(description: Description, root: int, terminal: Pty | None) -> int:
+    if description.is_own_terminal:
+        return -1
+    if terminal is None:
+        raise StateMismatch(f"{description.path} is a terminal, but the target has none")
+    flags = description.flags & ~_MAKING
+    if description.path != _CONSOLE:
+        return ttys.open_slave(terminal.master, flags)
+    descriptor = handles.open_in_root(root, _CONSOLE, flags | os.O_NOCTTY)
+    status = os.fstat(descriptor)
+    if (status.st_dev, status.st_ino) != terminal.identity():
+        os.close(descriptor)
+        raise StateMismatch(f"{_CONSOLE} is not the container's terminal on the target")
+    return descriptor
 
 
 def _ended_input(unread: bytes) -> int:
@@ -96,13 +120,18 @@ def install_descriptors(held: Held, process: Process, image: Image, opened: Sequ
     received = held.pass_descriptors(table, [opened[index] for index in passed])
     above = max([*wanted, *received, *held.own_numbers()], default=0) + 1
     place: dict[int, int] = {}
+    own: list[int] = []
     for offset, (index, number) in enumerate(zip(passed, received, strict=True)):
         place[index] = above + offset
         table.call("dup", NR_FCNTL, number, F_DUPFD_CLOEXEC, above + offset)
         table.call(f"close {number}", NR_CLOSE, number)
     for index in needed:
         description = image.descriptions[index]
-        if index not in place and description.role is not None:
+        if description.is_own_terminal:
+            place[index] = above + len(passed) + len(own)
+            own.append(place[index])
+            open_own(held, table, description.flags & ~_MAKING, place[index])
+        elif index not in place and description.role is not None:
             place[index] = held.streams[_ROLES.index(description.role)]
         _set_flags(table, place[index], description)
     for descriptor in process.descriptors:
@@ -114,8 +143,8 @@ def install_descriptors(held: Held, process: Process, image: Image, opened: Sequ
             descriptor.number,
             flags,
         )
-    for index in passed:
-        table.call("close", NR_CLOSE, place[index])
+    for number in (*(place[index] for index in passed), *own):
+        table.call("close", NR_CLOSE, number)
     held.stub.run(table)
 
 

@@ -19,6 +19,7 @@ from livemig.infect import end_signal
 from livemig.inject.advice import lock_future, set_guards
 from livemig.inject.files import install_descriptors, opened_descriptions
 from livemig.inject.held import CLONE_NEWTIME, Held
+from livemig.inject.terminal import settle_terminal
 from livemig.inject.timers import arm_timers, create_timers, queue_signals
 from livemig.model import Clocks, Credentials, Image, Process, Thread
 from livemig.settings import Reading, add_changes
@@ -48,6 +49,7 @@ from livemig.system.numbers import (
     NR_UMASK,
 )
 from livemig.system.ptrace import Registers
+from livemig.terminal import Pty
 
 PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NAME = 3, 4, 8, 15
 PR_CAPBSET_DROP, PR_SET_SECUREBITS, PR_SET_TIMERSLACK, PR_SET_MM = 24, 28, 29, 35
@@ -65,14 +67,25 @@ _ITIMER_REAL = 0
 _BILLION = 1_000_000_000
 
 
-def rebuild(held: Held, process: Process, image: Image, root: int, filters: int = 0) -> None:
+def rebuild(
+    held: Held,
+    process: Process,
+    image: Image,
+    root: int,
+    *,
+    filters: int = 0,
+    terminal: Pty | None = None,
+) -> None:
     """Turn ``held`` into ``process``, but for its registers; ``root`` is the container's root.
 
-    The first ``filters`` seccomp filters of the process are in force already.
+    The first ``filters`` seccomp filters of the process are in force already; ``terminal`` is the
+    one that the held process has, if it has one.
     Raises OSError that names the failing step, NotCarried, StateMismatch.
     """
-    with opened_descriptions(image, root) as opened:
+    with opened_descriptions(image, root, terminal) as opened:
         install_descriptors(held, process, image, opened)
+    if image.terminal is not None:
+        settle_terminal(held, image.terminal)
     _set_places(held, process, image, root)
     _check_clocks(held, image.clocks)
     held.stub.end = end_signal(_pending(process))

@@ -24,7 +24,7 @@ from livemig.infect import Loan
 from livemig.inject.held import Held
 from livemig.inject.timers import timer_of
 from livemig.intervals import Span, merged, subtract
-from livemig.model import Image, Kind, Process, Role, Scheduling, Thread, Timer
+from livemig.model import Description, Image, Kind, Opened, Process, Role, Scheduling, Thread, Timer
 from livemig.model import Mapping as Area
 from livemig.pagemap import Pagemap, carried
 from livemig.stub.runner import SIZE
@@ -32,6 +32,7 @@ from livemig.system import procfs, ptrace
 from livemig.system.memory import PAGE_SIZE
 from livemig.system.numbers import NR_MMAP, NR_MSYNC, NR_MUNMAP
 from livemig.system.ptrace import Registers
+from livemig.terminal import Pty
 
 _SLACK = 100_000_000  # ns; what passes between two looks at a clock
 _SS_ONSTACK = 1
@@ -42,18 +43,24 @@ _MS_INVALIDATE = 2
 _Same = Callable[[Any, Any], bool]
 
 
-def verify(held: Held, image: Image, mappings: Sequence[Area], filters: int) -> None:
+def verify(
+    held: Held,
+    image: Image,
+    mappings: Sequence[Area],
+    filters: int,
+    terminal: Pty | None = None,
+) -> None:
     """Raise StateMismatch, naming the field, where the held process is not as it was sent.
 
     It is rebuilt, the stub is still there, and its registers and scheduling are not set yet. Of
     seccomp filters the first ``filters`` are Docker's own, which compares them by their profile.
     """
     (process,) = image.processes
-    descriptions = Descriptions(_streams(held.pid, image, process))
+    descriptions = Descriptions(_streams(held.pid, image, process), terminal)
     found = _read(held, process, descriptions)
     both = _comparable(process, process, filters), _comparable(found, process, filters)
     _compare(held.pid, "", *both)
-    if tuple(descriptions.found) != _used(image, process):
+    if _named_alike(descriptions.found) != _named_alike(_used(image, process)):
         raise StateMismatch(f"process {held.pid}: open files are other ones")
     _verify_flags(held, mappings)
     locked = _locks_future(held)
@@ -89,7 +96,17 @@ def _streams(pid: int, image: Image, process: Process) -> dict[int, Role]:
     return found
 
 
-def _used(image: Image, process: Process) -> tuple[object, ...]:
+def _named_alike(descriptions: Sequence[Description]) -> list[Description]:
+    """Return descriptions with the terminal's number left out, which may be another."""
+    return [
+        dataclasses.replace(each, path="/dev/pts/")
+        if each.kind is Opened.TERMINAL and each.path.startswith("/dev/pts/")
+        else each
+        for each in descriptions
+    ]
+
+
+def _used(image: Image, process: Process) -> tuple[Description, ...]:
     """Return the descriptions that a process has, in the order of its descriptors."""
     order = dict.fromkeys(each.description for each in process.descriptors)
     return tuple(image.descriptions[index] for index in order)
