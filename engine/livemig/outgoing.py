@@ -245,8 +245,8 @@ class Outgoing:
     def release(self, *, frozen: bool = False) -> None:
         """Let the process run as if nothing had been; one that is gone is no error.
 
-        ``frozen``: somebody else holds it frozen too, and goes on with that. TransferError where its
-        terminal did not take back what was typed; it runs all the same.
+        ``frozen``: somebody else holds it frozen too, and goes on with that. TransferError where
+        its terminal did not take back what was typed; it runs all the same.
         """
         late = b""
         try:

@@ -96,8 +96,8 @@ def look_after(api: docker.APIClient, journal: Journal) -> None:
 class Standing:
     """A copy that is complete, in one of the states from READY on; its peer owns the journal.
 
-    ``put`` writes late standard input, ``put_typed`` what was typed on the source's terminal; a peer
-    that has not made the copy finds its way there again.
+    ``put`` writes late standard input, ``put_typed`` what was typed on the source's terminal; a
+    peer that has not made the copy finds its way there again.
     """
 
     def __init__(

@@ -203,6 +203,26 @@ def test_nobody_types_in_between(program: Program, monkeypatch: pytest.MonkeyPat
     app.cgroup.freezer.thaw()
 
 
+def test_a_copy_that_is_lost_after_the_commit(program: Program, begin: Begin) -> None:
+    """The source runs on: what was taken is in its terminal again, before what came since."""
+    app = program()
+    before = app.settings()
+    moving = begin(app)
+    moving.freeze()
+    app.type(b"one\ntwx")
+    app.until(b"twx")
+    moving.state()
+    moving.outgoing.seal()
+    assert moving.outgoing.typed() is not None
+    assert app.settings() != before
+    app.type(ERASE + b"o\rth")
+    moving.give_up()
+    assert app.settings() == before
+    said(app, b"[one\\0a]", b"[two\\0a]")
+    app.type(b"ree\n")
+    said(app, b"[three\\0a]")
+
+
 def test_a_move_that_is_undone_leaves_all_as_it_was(program: Program, begin: Begin) -> None:
     app = program()
     before = app.settings()
