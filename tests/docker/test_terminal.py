@@ -10,14 +10,15 @@ import pytest
 
 from livemig.errors import Cancelled, NotCarried
 from tests.conftest import NothingLeft
+from tests.docker.commands import Command
 from tests.docker.consoles import DETACH, Console
 from tests.docker.moves import Pair, inspect, move, refused, set_up, slow_link
-from tests.docker.test_cancel import RATE, Command
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(90)]
 
 NAME = "shell"
 PROMPT = b"# "
+RATE = 24e6
 CTRL_A, CTRL_C, ERASE = b"\x01", b"\x03", b"\x7f"
 
 
