@@ -9,10 +9,13 @@ from collections.abc import Iterator
 import pytest
 
 from livemig.errors import Cancelled, NotCarried
+from livemig.frames import FrameType
 from tests.conftest import NothingLeft
+from tests.docker import cutter
 from tests.docker.commands import Command
 from tests.docker.consoles import DETACH, Console
-from tests.docker.moves import Pair, inspect, move, refused, set_up, slow_link
+from tests.docker.moves import Pair, inspect, move, refused, set_up, slow_link, wrapped
+from tests.docker.test_lost_link import cut_happened, plan
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(90)]
 
@@ -99,6 +102,23 @@ def test_half_a_line_in_canonical_mode(pair: Pair, recorder_image: str) -> None:
         console.until(b"half\r\n")
     log = target.run(["docker", "logs", NAME]).stdout
     assert log == "\b \bf\nhalf\n", "nothing is echoed twice"
+
+
+def test_half_a_line_where_the_connection_is_lost(pair: Pair, recorder_image: str) -> None:
+    """The peer that takes the copy over puts in what was typed, as the one that made it would."""
+    source, target = pair
+    entry = ["--name", NAME, "--entrypoint", "cat", recorder_image]
+    source.run(["docker", "run", "-dit", "--stop-signal", "KILL", *entry])
+    with wrapped(target, cutter), Console(source, "attach", NAME) as console:
+        console.type(b"halx")
+        console.until(b"halx")
+        plan(target, FrameType.COMMIT)
+        move(source, NAME, target)
+        assert cut_happened(target)
+    with Console(target, "attach", NAME) as console:
+        console.type(ERASE + b"f\r")
+        console.until(b"half\r\n")
+    assert target.run(["docker", "logs", NAME]).stdout == "\b \bf\nhalf\n"
 
 
 def test_a_terminal_without_standard_input(pair: Pair, recorder_image: str) -> None:
