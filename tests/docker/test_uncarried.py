@@ -60,8 +60,6 @@ OBJECTS = {
     "inotify": ["descriptor 3", "inotify"],
     "flock": ["descriptor 3", "/tmp/scratch", "locks"],
     "record-lock": ["descriptor 3", "/tmp/scratch", "locks"],
-    "timer": ["timer_create"],
-    "mlock": ["locked memory"],
     "chroot": ["chroot"],
     "posix-shm": ["/dev/shm/held"],
     "sysv-shm": ["System V shared memory"],
