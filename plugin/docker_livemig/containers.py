@@ -41,6 +41,7 @@ REMOVE_LIMIT = 30.0
 """Seconds that a container has to go."""
 
 _CONFLICT = 409
+_GOING = "marked for removal"
 _ENDING, _ENDING_LIMIT, _PAUSE = "cannot update a stopped container", 10.0, 0.05
 NO_POLICY = {"Name": "no", "MaximumRetryCount": 0}
 _EMPTY: tuple[Any, ...] = (None, "", 0, -1, [], {}, False, [0, 0])
@@ -145,6 +146,8 @@ def restore_policy(api: docker.APIClient, container_id: str, spec: ContainerSpec
                 api.update_container(container_id, restart_policy=spec.restart_policy)
                 return
             except APIError as error:
+                if _GOING in str(error) or _goes(api, container_id):
+                    return  # removed while we asked
                 # It is just ending: the engine cannot update it until it has taken note of that.
                 if _ENDING not in str(error) or time.monotonic() > deadline:
                     raise
