@@ -25,7 +25,7 @@ from tests.root.test_borrow import await_state
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
-LENGTH = 900  # milliseconds
+LENGTH = 2500  # milliseconds: room for three moves on a busy machine
 SLACK = 0.25  # seconds that a busy machine may take to wake somebody; far less than LENGTH
 LONG = 5000  # milliseconds; for what something else ends
 STEP = 0.2
