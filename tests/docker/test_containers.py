@@ -137,7 +137,7 @@ def test_a_host_name_of_dockers_making_and_a_missing_entrypoint_stay(
 def test_what_docker_shows_and_cannot_be_carried_is_named(pair: Pair, recorder_image: str) -> None:
     a, _ = pair
     a.run(["docker", "network", "create", "mine"])
-    words = ["--network", "mine", "-v", "data:/data", "-v", "/srv:/srv", "--tmpfs", "/t"]
+    words = ["-i", "--network", "mine", "-v", "data:/data", "-v", "/srv:/srv", "--tmpfs", "/t"]
     try:
         spec = run(a, recorder_image, *words, "-v", "/anonymous", "--health-cmd", "true")
         with pytest.raises(NotCarried, match="container recorder has what cannot") as caught:
