@@ -29,6 +29,15 @@ def set_up(pair: Pair) -> None:
         host.run(["docker", "livemig", "setup"])
 
 
+@contextmanager
+def ready_for(pair: Pair, name: str) -> Iterator[Pair]:
+    """Set both hosts up for a container, and remove it from both at the end of the scope."""
+    set_up(pair)
+    yield pair
+    for host in pair:
+        host.run(["docker", "rm", "-f", name], check=False)
+
+
 def try_move(
     source: Host, container: str, target: str, *options: str
 ) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from livemig.freezer import Freezer
 from tests.conftest import NothingLeft
-from tests.docker.moves import Pair, answers, inspect, move, set_up
+from tests.docker.moves import Pair, answers, inspect, move, ready_for
 from tests.hosts import Host
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
@@ -23,11 +23,9 @@ APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
 @pytest.fixture
 def pair(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterator[Pair]:
     assert recorder_image
-    set_up(hosts)
     nothing_left.ignore("images")
-    yield hosts
-    for host in hosts:
-        host.run(["docker", "rm", "-f", NAME], check=False)
+    with ready_for(hosts, NAME) as ready:
+        yield ready
 
 
 def confinement(host: Host) -> dict[str, str]:

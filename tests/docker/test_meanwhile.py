@@ -131,6 +131,14 @@ def policy(host: Host, name: str = NAME) -> str:
 # The source
 
 
+def must_arrive(pair: Pair, command: Command) -> None:
+    """Wait for the end of a move that goes through, and see that its copy runs alone."""
+    code, said = command.end()
+    assert code == 0, said
+    assert (state(pair[0]), state(pair[1])) == (None, "running")
+    assert answers(pair[1], NAME, "6") == "ok 2 6 2"
+
+
 @pytest.mark.parametrize(("phase", "what"), cases(SHORT, LONG))
 def test_a_command_to_the_source(pair: Pair, phase: str, what: str) -> None:
     """It does what it does without a move, which is broken off and says why."""
@@ -252,10 +260,7 @@ def test_a_visitor_to_a_frozen_container(pair: Pair) -> None:
         assert "paused container" in docker(source, "exec {} touch /tmp/visited", check=False)
         assert "not running" in docker(source, "pause {}", check=False)
         held.open()
-        code, said = command.end()
-    assert code == 0, said
-    assert (state(source), state(target)) == (None, "running")
-    assert answers(target, NAME, "6") == "ok 2 6 2"
+        must_arrive(pair, command)
 
 
 # Restart policies
@@ -339,10 +344,7 @@ def test_the_held_copy_cannot_be_let_go(pair: Pair) -> None:
         assert "already paused" in docker(target, "pause {}", check=False)
         assert inspect(target, NAME)["State"]["Paused"]
         held.open()
-        code, said = command.end()
-    assert code == 0, said
-    assert (state(source), state(target)) == (None, "running")
-    assert answers(target, NAME, "6") == "ok 2 6 2"
+        must_arrive(pair, command)
 
 
 LOST = [

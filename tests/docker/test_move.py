@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import NothingLeft
-from tests.docker.moves import Pair, inspect, move, set_up
+from tests.docker.moves import Pair, inspect, move, ready_for
 from tests.hosts import Host, leaks, snapshot
 from tests.typist import Typist
 
@@ -20,11 +20,9 @@ MODES = ("live", "stop-and-copy")
 @pytest.fixture
 def pair(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterator[Pair]:
     assert recorder_image
-    set_up(hosts)
     nothing_left.ignore("images")
-    yield hosts
-    for host in hosts:
-        host.run(["docker", "rm", "-f", NAME], check=False)
+    with ready_for(hosts, NAME) as ready:
+        yield ready
 
 
 def start(host: Host, image: str, *options: str, docker: tuple[str, ...] = ()) -> None:

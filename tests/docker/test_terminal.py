@@ -14,7 +14,7 @@ from tests.conftest import NothingLeft
 from tests.docker import cutter
 from tests.docker.commands import Command
 from tests.docker.consoles import DETACH, Console
-from tests.docker.moves import Pair, inspect, move, refused, set_up, slow_link, wrapped
+from tests.docker.moves import Pair, inspect, move, ready_for, refused, slow_link, wrapped
 from tests.docker.test_lost_link import cut_happened, plan
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(90)]
@@ -28,11 +28,9 @@ CTRL_A, CTRL_C, ERASE = b"\x01", b"\x03", b"\x7f"
 @pytest.fixture
 def pair(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterator[Pair]:
     assert recorder_image
-    set_up(hosts)
     nothing_left.ignore("images")
-    yield hosts
-    for host in hosts:
-        host.run(["docker", "rm", "-f", NAME], check=False)
+    with ready_for(hosts, NAME) as ready:
+        yield ready
 
 
 def bash(image: str, *words: str, options: tuple[str, ...] = ("-it",)) -> list[str]:

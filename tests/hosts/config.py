@@ -76,3 +76,8 @@ def pair_configs(root: Path, python: str, *, plugin: bool = True) -> tuple[HostC
         )
 
     return one(0), one(1)
+
+
+def cache() -> Path:
+    """Return the directory where everything lies that is slow to make."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "livemig")

@@ -13,7 +13,7 @@ from pathlib import Path
 import docker
 from tests import pace
 
-from .config import REPO
+from .config import REPO, cache
 from .machine import Host
 from .proc import HostsError
 
@@ -47,20 +47,19 @@ def cached_archives(host: Host) -> dict[str, Path]:
 
 def archive_paths() -> dict[str, Path]:
     """Return where the file of each image is, or will be."""
-    cache = cache_dir()
-    return {tag: cache / f"{tag.split('/')[1].split(':')[0]}.tar" for tag in (BASE, RECORDER)}
+    place = cache_dir()
+    return {tag: place / f"{tag.split('/')[1].split(':')[0]}.tar" for tag in (BASE, RECORDER)}
 
 
 def cache_dir() -> Path:
     """Where the archives of the present sources are kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     digest = hashlib.sha256()
     sources = (path for name in MADE_OF for path in (REPO / "images" / name).rglob("*"))
     for path in sorted(path for path in sources if path.is_file()):
         digest.update(f"{path.relative_to(REPO)}\0{path.stat().st_mode:o}\0".encode())
         digest.update(path.read_bytes())
     digest.update(_command("dpkg-query", "--show", "g++", "libc6", "libstdc++6").encode())
-    return Path(home, "livemig", f"images-{digest.hexdigest()[:16]}")
+    return cache() / f"images-{digest.hexdigest()[:16]}"
 
 
 def _build(host: Host, archives: dict[str, Path]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.hosts.config import REPO
+from tests.hosts.config import REPO, cache
 
 from . import network
 from .guest import command
@@ -23,11 +23,6 @@ IMAGE_LIMIT = 1500.0
 LOCK_LIMIT = 3600.0
 KEPT = 2
 """Entries of a kind that stay: one for the branch before this one."""
-
-
-def cache() -> Path:
-    """Return the directory where everything lies that is slow to make."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "livemig")
 
 
 def debian_place() -> Path:

@@ -11,9 +11,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.hosts.config import REPO
+from tests.hosts.config import REPO, cache
 
-from .disks import cache, digest_of, kept
+from .disks import digest_of, kept
 from .guest import command
 from .qmp import VmError
 
