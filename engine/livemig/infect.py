@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from livemig import rseq, sigframe
+from livemig.berth import berths
 from livemig.errors import InternalError, NotCarried, ProcessGone
 from livemig.layout import free_hole
 from livemig.stub.runner import ALL_SIGNALS, END_SIGNALS, SIZE, Stub
@@ -27,7 +28,6 @@ from livemig.tracing import Tracee, telling_death
 MAP_PRIVATE_ANONYMOUS = 0x22
 _MAP_FIXED, _MAP_FIXED_NOREPLACE = 0x10, 0x100000
 _LOWEST = 0x180_0000_0000  # from here on the stub looks for a hole: hardly anything lies there
-_RED_ZONE = 128
 _SYSCALL_RETURN = b"\x0f\x05\xc3"  # syscall; ret
 _RESTORERS = (
     b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05",  # mov $15, %rax; syscall
@@ -139,9 +139,10 @@ class Loan:
         return self._gadgets
 
     def _place_frames(self) -> None:
-        """Put the frame that leads back below the stack, and keep room for one more below it."""
+        """Put the frame that leads back on a stack, and keep room for one more below it."""
         for rooms in (2, 1):
-            for place in self._places(rooms * self._room):
+            pointer = int(self.registers.rsp)
+            for place in berths(self.memory, self.areas, pointer, rooms * self._room):
                 address = place & ~63
                 self._frame = address + (rooms - 1) * (self._room & ~63)
                 try:
@@ -154,35 +155,14 @@ class Loan:
                 self._lowest, self._covered = address, covered
                 return
         raise NotCarried(
-            f"process {self.memory.pid}: thread {self.tracee.tid} has no room on its stack "
-            f"(stack pointer {self.registers.rsp:#x})",
-            hint="threads with very small stacks are not carried by this version",
+            f"process {self.memory.pid}: thread {self.tracee.tid} has no room for a signal "
+            f"frame on the process's first stack (stack pointer {self.registers.rsp:#x})",
+            hint="raise the limit of its stack (`docker run --ulimit stack`)",
         )
 
     def _write_frame(self, address: int, registers: Registers, mask: int) -> None:
         frame = sigframe.build(address, registers, self.xstate, mask, self._gadgets.restorer)
         self.memory.write(address, frame)
-
-    def _places(self, room: int) -> Iterator[int]:
-        """Yield where a frame may lie, the best first.
-
-        A thread on a stack of its own making (an alternate one, a coroutine's) may have very little
-        of it: something else lies below. The process's first stack grows into what nobody has used.
-        """
-        pointer = int(self.registers.rsp)
-        here = [
-            area
-            for area in self.areas
-            if area.name == "[stack]" or area.start <= pointer <= area.end
-        ]
-        for area in here:
-            if area.name == "[stack]" and not area.start <= pointer <= area.end:
-                yield area.start - room
-        below = pointer - _RED_ZONE - room
-        for area in here:
-            low = area.start - (1 << 20) if area.name == "[stack]" else area.start
-            if area.start <= pointer <= area.end and low <= below and area.prot & PROT_WRITE:
-                yield below
 
     def call(self, name: str, number: int, *arguments: int) -> int:
         """Make one system call; OSError, naming it, where it fails."""

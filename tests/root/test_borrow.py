@@ -16,7 +16,7 @@ import pytest
 from livemig.errors import InternalError, NotCarried, ProcessGone
 from livemig.infect import find_gadgets, infected
 from livemig.stub import CallFailed, Stub, hold_path
-from livemig.system import ptrace
+from livemig.system import procfs, ptrace
 from livemig.system.memory import Memory
 from tests.root.apps import NR_NANOSLEEP, App
 from tests.root.borrower import NR_CLOSE, NR_GETPID, Borrower
@@ -96,6 +96,27 @@ def test_nothing_of_it_is_changed(carried: App, borrower: Borrower, doing: str) 
                 borrower.work()
                 assert borrower.look() == before
     end(carried)
+
+
+def first_stack(app: App) -> tuple[int, int]:
+    return next((a.start, a.end) for a in procfs.read_areas(app.pid) if a.name == "[stack]")
+
+
+def test_the_first_stack_grows_once_for_a_thread_on_another(
+    carried: App, borrower: Borrower
+) -> None:
+    """And once more where the program has used what it grew by."""
+    over(carried)
+    sizes = []
+    for turn in range(TIMES):
+        with borrower.stopped():
+            borrower.work()
+        sizes.append(first_stack(carried)[0])
+        if turn == TIMES // 2:
+            borrower.memory.write(sizes[-1] + 100, b"used")
+    assert len(set(sizes)) == 2, "once at first, and once after it was used"
+    assert borrower.memory.read(sizes[0] + 100, 4) == b"used"
+    after_over(carried)
 
 
 def test_a_plain_cat_goes_on(scope: ExitStack, start: Start) -> None:
