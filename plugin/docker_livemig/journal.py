@@ -8,7 +8,6 @@ can tell whether it lives.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -19,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from docker_livemig import lock
 from livemig.errors import ProtocolError
 
 STATE_DIR = Path("/var/lib/livemig")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_PAUSE = 0.05
 
 
 @dataclass(frozen=True)
@@ -79,24 +78,17 @@ class Journal:
         self.append(state, **details)
 
     def take(self, patience: float = 0.0) -> bool:
-        """Become the owner of the move; False where another peer is, ``patience`` s long.
+        """Become the owner of the move; False where another living peer is, ``patience`` s long.
 
         True too where there is no journal. The lock ends with ``leave``, or with this process.
         """
-        deadline = time.monotonic() + patience
-        while self._lock < 0:
+        if self._lock < 0:
             try:
-                handle = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                handle = lock.acquire(self.directory, patience)
             except FileNotFoundError:
                 return True
-            if _locked(handle, self.directory):
-                self._lock = handle
-                break
-            os.close(handle)
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_PAUSE)  # flock(2) has no time limit of its own
-        return True
+            self._lock = -1 if handle is None else handle
+        return self._lock >= 0
 
     def leave(self) -> None:
         """Let others own the move."""
@@ -161,15 +153,6 @@ class Journal:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             _sync_directory(self.directory.parent)
             _sync_directory(self.directory.parent.parent)
-
-
-def _locked(handle: int, place: Path) -> bool:
-    """Lock a directory; False where another has it, or where it is not in its place any more."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(handle), place.stat())
-    except (BlockingIOError, FileNotFoundError):
-        return False
 
 
 def _parse(line: bytes) -> Entry | None:

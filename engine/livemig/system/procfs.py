@@ -108,6 +108,14 @@ def read_stat(pid: int) -> list[str]:
     return [number.strip(), name, *tail.split()]
 
 
+def is_dying(pid: int) -> bool:
+    """Tell whether a process has been killed, or has ended, and may not be quite gone."""
+    try:
+        return read_status(pid)["State"][0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def threads(pid: int) -> list[int]:
     """Return the thread IDs of a process, in this PID namespace."""
     return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
