@@ -93,6 +93,7 @@ class Typist:
         self._go = threading.Event()
         self._idle = threading.Event()
         self._stop = threading.Event()
+        self._given_up = False
         self._progress = threading.Condition()
         self._wake = os.eventfd(0)
         self._attachment: Attachment | None = None
@@ -149,6 +150,7 @@ class Typist:
         self._stop.set()
         self._go.set()
         if not check:
+            self._given_up = True  # before the interruption: what is attached to later looks at it
             os.eventfd_write(self._wake, 1)
             if self._attachment:
                 self._attachment.interrupt()
@@ -302,7 +304,7 @@ class Typist:
         if self._attachment:
             self._attachment.close()
             self._attachment = None
-        while True:
+        while not self._given_up:
             streams = self._listen()
             try:
                 self._attach_when_it_runs(streams, deadline)
@@ -311,10 +313,12 @@ class Typist:
                 if self._stop.wait(0.2):
                     raise TypistError(f"{self._container} runs nowhere") from None
             else:
-                return
+                break
             finally:
                 for stream in streams:
                     stream.close()
+        if self._given_up:
+            raise TypistError("nobody waits for the answer any more")
 
     def _attach_when_it_runs(self, streams: list[Events], deadline: float) -> None:
         while not self._try_hosts():

@@ -37,7 +37,7 @@ class Command:
             text=True,
         )
         self._limit = limit
-        self._watch = threading.Timer(limit, self._process.kill)
+        self._watch = threading.Timer(limit, self._end_programs)
         self.said: list[dict[str, Any]] = []
 
     def __enter__(self) -> Command:
@@ -51,7 +51,7 @@ class Command:
         trace: TracebackType | None,
     ) -> None:
         if self._process.poll() is None:
-            self._process.kill()
+            self._end_programs()
         self._process.communicate()
         self._watch.cancel()
         self._watch.join()
@@ -77,11 +77,14 @@ class Command:
 
     def kill(self) -> None:
         """Kill Docker's command and the plugin, so that neither can say a word."""
+        assert self._end_programs() > 1
+
+    def _end_programs(self) -> int:
         docker = psutil.Process(self._process.inside())
         plugins = [each for each in docker.children() if "livemig" in each.cmdline()]
-        assert plugins
         for each in (docker, *plugins):
             each.kill()
+        return 1 + len(plugins)
 
     def end(self) -> tuple[int, list[dict[str, Any]]]:
         """Wait for the end; return the exit code and what was said last."""

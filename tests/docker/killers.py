@@ -73,7 +73,11 @@ class Stop:
             os.close(os.open(self._directory / "go", os.O_WRONLY | os.O_NONBLOCK))
 
     def close(self) -> None:
-        """Clear away what told the process to stop, which a host's end has done already."""
+        """Clear away what told the process to stop, which a host's end has done already.
+
+        One that still stands there goes on: without this it would stand there for ever.
+        """
+        self.release()
         os.close(self._at)
         with suppress(OSError):
             for name in ("at", "go", "plan", "done"):

@@ -21,6 +21,7 @@ from tests.typist import Typist
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(200)]
 
 NAME = "doubtful"
+IMPATIENT = {"LIVEMIG_SSH": "-o ConnectTimeout=2"}  # where it is a dropped link that is waited for
 
 
 @pytest.fixture
@@ -43,13 +44,15 @@ def status(host: Host, *words: str) -> list[dict[str, Any]]:
 
 def recover(host: Host, *words: str) -> str:
     """Recover, and return the result of the only move."""
-    result = host.run(["docker", "livemig", "recover", "--format", "json", *words])
+    argv = ["docker", "livemig", "recover", "--format", "json", *words]
+    result = host.run(argv, env=IMPATIENT)
     (outcome,) = json.loads(result.stdout)["outcomes"]
     return str(outcome["result"])
 
 
 def refused(host: Host, error: type[LivemigError], *words: str) -> str:
-    result = host.run(["docker", "livemig", "recover", *words], check=False)
+    argv = ["docker", "livemig", "recover", *words]
+    result = host.run(argv, env=IMPATIENT, check=False)
     assert result.returncode == EXIT_CODES[error], result.stderr
     return result.stderr
 
