@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,20 @@ THINGS = [
     for name in re.findall(r'^\t\{ "([a-z-]+)",', path.read_text(), re.MULTILINE)
     if name not in REFUSED and name != "restartable-sequence"
 ]
+
+
+KHUGEPAGED = Path("/sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_stays_as_it_is() -> Iterator[None]:
+    """Have the kernel make no huge page, meanwhile, of one in which little is used."""
+    kept = KHUGEPAGED.read_text() if KHUGEPAGED.exists() else ""
+    if kept:
+        KHUGEPAGED.write_text("0")
+    yield
+    if kept:
+        KHUGEPAGED.write_text(kept)
 
 
 def begin(start: Start, programs: Path, name: str) -> App:
