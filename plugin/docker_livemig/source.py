@@ -57,6 +57,7 @@ from livemig.model import Image
 from livemig.outgoing import Outgoing
 from livemig.stdin import LateInput
 from livemig.system import priority, procfs
+from livemig.tracker import check_tracker
 from livemig.wire import to_wire
 
 _ABORT = 30.0
@@ -116,6 +117,8 @@ class Move:
     def _move(self) -> Running:
         self._resolved = resolve(self._spec)
         refuse(self._spec, self._resolved)
+        if self.request.mode == "live":
+            check_tracker(self.request.tracker)
         self._journal = Journal(self.move_id)
         try:
             self._connect()

@@ -13,6 +13,8 @@ import pytest
 
 from livemig import errors
 from livemig.errors import LivemigError
+from livemig.model import TrackerChoice
+from livemig.tracker import check_tracker
 from tests.conftest import NothingLeft
 from tests.docker.moves import Pair, answers, facts, refused, replaced, set_up
 from tests.hosts import RECORDER, Host, cut, load_images
@@ -221,6 +223,19 @@ def test_what_the_target_lacks(pair: Pair, nothing_left: NothingLeft, what: str)
         nothing_left.ignore("processes")  # it is another one afterwards
     with lack(pair[1]):
         refused(pair[0], NAME, "lmb", error, "lmb", *words)
+
+
+def test_a_tracker_that_the_kernel_lacks_is_refused_before_the_target_is_called(pair: Pair) -> None:
+    trackers: tuple[TrackerChoice, ...] = ("soft-dirty", "write-protect")
+    for tracker in trackers:
+        try:
+            check_tracker(tracker)
+        except errors.KernelLacks as error:
+            words = [error.message]
+            options = ["--tracker", tracker]
+            refused(pair[0], NAME, "nowhere.invalid", errors.KernelLacks, *words, options=options)
+            return
+    pytest.skip("this kernel lacks none")
 
 
 @pytest.mark.skipif(not Path("/usr/bin/docker").exists(), reason="one docker command only")

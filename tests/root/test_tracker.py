@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from livemig.errors import NotCarried
+from livemig.errors import KernelLacks, NotCarried
 from livemig.extract import read_layout
-from livemig.model import Mapping, TrackerChoice
+from livemig.model import TRACKERS, Mapping, TrackerChoice
 from livemig.pagemap import Pagemap, carried
 from livemig.stub import hold_path
 from livemig.system.memory import Memory
 from livemig.system.procfs import read_status
+from livemig.tracker import check_tracker
 from tests.root.apps import App
 from tests.root.conftest import Start
 from tests.root.fuse import SlowFile
@@ -383,3 +384,20 @@ def test_no_page_is_missed_without_a_tracker(
     start: Start, programs: Path, move: Mover, tmp_path: Path, seed: int
 ) -> None:
     check_a_seed(start, programs, move, tmp_path, seed, None)
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_what_a_kernel_lacks_is_known_before_a_process_is_touched(
+    start: Start, move: Mover, name: TrackerChoice
+) -> None:
+    lacks = ""
+    try:
+        check_tracker(name)
+    except KernelLacks as error:
+        lacks = error.message
+    try:
+        move(start("cat"), tracker=name).give_up()
+        found = ""
+    except (KernelLacks, pytest.skip.Exception) as error:
+        found = str(error)
+    assert found == lacks

@@ -13,8 +13,9 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from livemig.system.libc import failed, libc
+from livemig.system.libc import failed, libc, syscall
 from livemig.system.memory import PAGE_SIZE
+from livemig.system.numbers import NR_USERFAULTFD
 
 CREATE_FLAGS = 0o2000000 | 0o4000 | 1  # O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY
 _API = 0xAA
@@ -64,6 +65,11 @@ class _ScanArg(ctypes.Structure):
             "category_mask category_anyof_mask return_mask"
         ).split()
     )
+
+
+def create() -> int:
+    """Return a userfaultfd of this very process; OSError where the kernel gives none."""
+    return syscall(NR_USERFAULTFD, CREATE_FLAGS, what="userfaultfd")
 
 
 def enable(descriptor: int, features: int = 0) -> None:

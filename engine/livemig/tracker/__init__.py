@@ -1,7 +1,7 @@
 """Trackers: which pages were written since the last look."""
 
 from livemig.tracker.base import Tracker, Watched, Written
-from livemig.tracker.choice import plant_tracker
+from livemig.tracker.choice import check_tracker, plant_tracker
 from livemig.tracker.comparison import Comparison
 from livemig.tracker.everything import Everything
 from livemig.tracker.softdirty import SoftDirty
@@ -15,5 +15,6 @@ __all__ = [
     "Watched",
     "WriteProtectScan",
     "Written",
+    "check_tracker",
     "plant_tracker",
 ]

@@ -17,6 +17,20 @@ _BEST_FIRST: dict[str, Callable[[Loan, Watched], Tracker]] = {
     SOFT_DIRTY: SoftDirty.plant,
     COMPARISON: lambda _, watched: Comparison(watched),
 }
+_PROBES: dict[str, Callable[[], None]] = {
+    WRITE_PROTECT: WriteProtectScan.probe,
+    SOFT_DIRTY: SoftDirty.probe,
+    COMPARISON: lambda: None,
+}
+
+
+def check_tracker(choice: TrackerChoice) -> None:
+    """Refuse a choice that this kernel does not allow, before anything else is done: KernelLacks.
+
+    It is tried on this very process; "auto" always finds one.
+    """
+    if choice != "auto":
+        _PROBES[choice]()
 
 
 def plant_tracker(choice: TrackerChoice, loan: Loan, watched: Watched) -> Tracker:

@@ -33,7 +33,7 @@ from livemig.system import procfs, uffd
 from livemig.system.memory import PAGE_SIZE
 from livemig.tracker.base import Watched, Written, lacking
 from livemig.tracker.direct import await_direct_reads
-from livemig.tracker.planted import plant
+from livemig.tracker.planted import planted
 from livemig.tracker.sent import Sent
 
 _VANISHED = (errno.EINVAL, errno.ENOMEM, errno.ENOENT)
@@ -54,16 +54,14 @@ class SoftDirty:
     @classmethod
     def plant(cls, loan: Loan, watched: Watched) -> SoftDirty:
         """Begin to watch the process of a borrowed thread. Raises KernelLacks."""
-        if not _bits_work():
-            raise lacking("soft-dirty bits (CONFIG_MEM_SOFT_DIRTY)", cls.name)
-        if not zero_frame():
-            raise lacking("page frames in /proc/PID/pagemap", cls.name)
-        try:
-            descriptor = plant(loan)
-        except OSError as error:
-            raise lacking(f"userfaultfd ({error})", cls.name) from error
-        uffd.enable(descriptor)
-        return cls(descriptor, watched)
+        _check_bits(cls.name)
+        return cls(planted(loan, cls.name), watched)
+
+    @classmethod
+    def probe(cls) -> None:
+        """Try on this very process what it takes. Raises KernelLacks."""
+        _check_bits(cls.name)
+        os.close(planted(None, cls.name))
 
     def written(self, mappings: Sequence[Mapping], held: list[Span], *, frozen: bool) -> Written:
         """Return what changed since the last call; see Tracker."""
@@ -143,6 +141,13 @@ def _split(dirty: list[Span]) -> tuple[list[Span], list[Span]]:
     """Return the dirty pages that say so by themselves, and those that may be in huge pages."""
     whole = [part for span in dirty for part in _whole_tables(span)]
     return subtract(dirty, whole), whole
+
+
+def _check_bits(name: str) -> None:
+    if not _bits_work():
+        raise lacking("soft-dirty bits (CONFIG_MEM_SOFT_DIRTY)", name)
+    if not zero_frame():
+        raise lacking("page frames in /proc/PID/pagemap", name)
 
 
 def _bits_work() -> bool:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
+from contextlib import closing
 
 from livemig.infect import Loan
 from livemig.intervals import Span, intersect, merged, subtract, total
 from livemig.model import WRITE_PROTECT, Kind, Mapping
-from livemig.pagemap import carried
+from livemig.pagemap import Pagemap, carried
 from livemig.system import uffd
 from livemig.tracker.base import Forgetful, Watched, Written, lacking
 from livemig.tracker.direct import await_direct_reads
-from livemig.tracker.planted import plant
+from livemig.tracker.planted import planted
 
 _VANISHED = (errno.EINVAL, errno.ENOMEM, errno.ENOENT)
 
@@ -47,17 +48,15 @@ class WriteProtectScan(Forgetful):
         """
         if not watched.pagemap.can_scan:
             raise lacking("PAGEMAP_SCAN", cls.name)
-        try:
-            descriptor = plant(loan)
-        except OSError as error:
-            raise lacking(f"userfaultfd ({error})", cls.name) from error
-        try:
-            uffd.enable(descriptor, uffd.FEATURE_WP_ASYNC)
-        except OSError as error:
-            os.close(descriptor)
-            what = "asynchronous write-protection by userfaultfd"
-            raise lacking(what, cls.name) from error
-        return cls(descriptor, watched)
+        return cls(planted(loan, cls.name, uffd.FEATURE_WP_ASYNC), watched)
+
+    @classmethod
+    def probe(cls) -> None:
+        """Try on this very process what it takes. Raises KernelLacks."""
+        with closing(Pagemap(os.getpid())) as pagemap:
+            if not pagemap.can_scan:
+                raise lacking("PAGEMAP_SCAN", cls.name)
+        os.close(planted(None, cls.name, uffd.FEATURE_WP_ASYNC))
 
     def written(self, mappings: Sequence[Mapping], held: list[Span], *, frozen: bool) -> Written:
         """Return what changed since the last call; see Tracker."""
