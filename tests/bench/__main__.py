@@ -55,6 +55,8 @@ def run(pair: Pair, sizes: list[int], moves: int) -> int:
 def main() -> int:
     """Start two hosts and run; the hosts end with it."""
     sizes = [int(word) for word in os.environ.get("BENCH_SIZES", "").split()] or list(SIZES)
+    if len(set(sizes)) < 2:
+        sys.exit(f"BENCH_SIZES={sizes[0]}: name two sizes at least, in MiB; they are compared")
     moves = int(os.environ.get("BENCH_MOVES", "5"))
     with two_hosts() as pair:
         for host in pair:
