@@ -9,7 +9,7 @@ from livemig import terminal, typed
 from livemig.errors import MachineMismatch, ProtocolError, StateMismatch
 from livemig.extract.mappings import digest_file
 from livemig.freezer import Freezer
-from livemig.inject import Held, StubLayout, rebuild
+from livemig.inject import Held, lay_out_by, rebuild
 from livemig.inject.advice import seal as seal_memory
 from livemig.inject.calls import going_on
 from livemig.inject.check import check
@@ -21,7 +21,7 @@ from livemig.inject.scheduling import set_scheduling
 from livemig.inject.verify import verify, verify_absent, verify_thread
 from livemig.intervals import Span
 from livemig.layout import LayoutBackend, difference
-from livemig.model import Image, Kind, MappedFile, Mapping, Process, Typed
+from livemig.model import Image, Kind, LayoutChoice, MappedFile, Mapping, Process, Typed
 from livemig.pages import Batch
 from livemig.refusing import refusing
 from livemig.rounds import LayoutUpdate, RoundEnd
@@ -38,27 +38,27 @@ class Incoming:
 
     LAYOUT, PAGES and ROUND_END frames come in any number, then one image; ``seal`` leaves the
     process complete, frozen and untraced, so that thawing its cgroup is all that is left to do.
-    Until then it dies with us.
+    Until then it dies with us. ``layout`` says what is to lay its memory out.
     """
 
-    def __init__(self, pid: int, freezer: Freezer) -> None:
+    def __init__(self, pid: int, freezer: Freezer, *, layout: LayoutChoice = "auto") -> None:
         self.pid = pid
+        self._choice = layout
         self._freezer = freezer
         self._root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._pty = terminal.find(pid)
         self._stdin = _writer(pid) if self._pty is None else None
         self._held = Held(pid)
-        self._layout: LayoutBackend = StubLayout(self._held, self._root)
+        self._layout: LayoutBackend | None = None
         self._writer = PageWriter(self._held)
         self._mappings: Sequence[Mapping] = ()
-        self._taken = False
         self._verify = False
         self._late = b""
 
     @property
     def backend(self) -> str:
-        """Which back end lays the memory out."""
-        return self._layout.name
+        """Which back end lays the memory out; empty before the first layout."""
+        return self._layout.name if self._layout else ""
 
     @property
     def stdin_inode(self) -> int:
@@ -69,16 +69,17 @@ class Incoming:
     def follow(self, update: LayoutUpdate) -> None:
         """Lay the memory out as the source has it now.
 
-        StateMismatch where a mapped file differs here, MachineMismatch where the vDSO does.
+        StateMismatch where a mapped file differs here, MachineMismatch where the vDSO does,
+        KernelLacks where the device was chosen and does not take the process.
         """
         wanted = update.layout.mappings
         _check_order(wanted)
         for file in update.files:
             self._check_file(file)
-        if not self._taken:
+        if self._layout is None:
             self._held.take(wanted)
             forbid_huge(self._held)
-            self._taken = True
+            self._layout = lay_out_by(self._choice, self._held, self._root)
         self._held.avoid(wanted)
         change = difference(self._mappings, wanted)
         try:
@@ -122,7 +123,7 @@ class Incoming:
         self._writer.drop(end.dropped)
 
     def _require_layout(self) -> None:
-        if not self._taken:
+        if self._layout is None:
             raise ProtocolError("pages came before the layout that they belong to")
 
     @refusing("rebuilding the process")
@@ -200,6 +201,8 @@ class Incoming:
     def close(self) -> None:
         """Close what this side holds; a process that is not sealed dies."""
         self._held.close()
+        if self._layout is not None:
+            self._layout.close()
         for descriptor in (self._root, self._stdin):
             if descriptor is not None and descriptor >= 0:
                 os.close(descriptor)

@@ -41,6 +41,9 @@ class LayoutBackend(Protocol):
     def apply(self, change: Change) -> None:
         """Carry out a change; raises OSError, naming the step, where the kernel refuses one."""
 
+    def close(self) -> None:
+        """Close what it holds open."""
+
 
 def _part(mapping: Mapping, start: int, end: int) -> Mapping:
     offset = mapping.offset + (start - mapping.start) if mapping.kind is Kind.FILE else 0

@@ -12,6 +12,8 @@ from typing import Literal
 
 WRITE_PROTECT, SOFT_DIRTY, COMPARISON = TRACKERS = ("write-protect", "soft-dirty", "comparison")
 TrackerChoice = Literal["auto", "write-protect", "soft-dirty", "comparison"]
+DEVICE, STUB = LAYOUTS = ("device", "stub")
+LayoutChoice = Literal["auto", "device", "stub"]
 
 
 class Kind(StrEnum):

@@ -15,7 +15,7 @@ from docker_livemig.exits import SUCCESS, exit_code, table
 from docker_livemig.requests import MoveRequest, MoveSummary
 from docker_livemig.version import PROTOCOL, VERSION
 from livemig.errors import Cancelled, InternalError, LivemigError, UsageError
-from livemig.model import TRACKERS
+from livemig.model import LAYOUTS, TRACKERS
 
 _PLUGIN = "livemig"
 _VALUED = {
@@ -167,6 +167,7 @@ def make_request(options: argparse.Namespace, endpoint: str, agent: str) -> Move
         host=options.host,
         mode=options.mode,
         tracker=options.tracker,
+        layout=options.layout,
         keep_source=options.keep_source,
         downtime_limit_ms=options.downtime_limit,
         max_rounds=options.max_rounds,
@@ -220,6 +221,13 @@ def _add_policy(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what finds written pages in live mode: auto takes the first of the three that the "
         "kernel has (default: %(default)s)",
+    )
+    add(
+        "--layout",
+        choices=("auto", *LAYOUTS),
+        default="auto",
+        help="what lays the memory out on HOST: the mremap device, or the process itself, led by a "
+        "stub; auto takes the device where HOST has one (default: %(default)s)",
     )
     add(
         "--keep-source",

@@ -10,12 +10,12 @@ import xxhash
 from docker_livemig.containers import ContainerSpec
 from docker_livemig.requests import Force, Mode
 from livemig.frames import Body
-from livemig.model import Image, Typed
+from livemig.model import Image, LayoutChoice, Typed
 
 
 @dataclass(frozen=True)
 class Prepare:
-    """PREPARE: which container comes, and how.
+    """PREPARE: which container comes, and how; ``layout`` is what shall lay its memory out.
 
     ``vdso`` is the digest of what the source's kernel maps into every process, ``seccomp`` that of
     the container's profile, empty without one.
@@ -28,6 +28,7 @@ class Prepare:
     file_bytes: int
     vdso: bytes
     seccomp: bytes
+    layout: LayoutChoice = "auto"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,6 @@ class Created:
     """CREATED: the held container on the target."""
 
     container_id: str
-    layout: str
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,13 @@ class State:
 
 @dataclass(frozen=True)
 class Ready:
-    """READY: the target holds all of it; ``state`` is the digest of the STATE that it built."""
+    """READY: the target holds all of it; ``state`` is the digest of the STATE that it built.
+
+    ``layout`` is what laid the memory out.
+    """
 
     state: int
+    layout: str = ""
 
 
 @dataclass(frozen=True)

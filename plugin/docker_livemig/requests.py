@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from livemig.model import RoundStat, TrackerChoice
+from livemig.model import LayoutChoice, RoundStat, TrackerChoice
 
 __all__ = [
     "Force",
@@ -62,6 +62,7 @@ class MoveRequest:
     host: str
     mode: Mode = "live"
     tracker: TrackerChoice = "auto"
+    layout: LayoutChoice = "auto"
     keep_source: bool = False
     downtime_limit_ms: int = 100
     max_rounds: int = 30

@@ -169,6 +169,7 @@ class Move:
                 file_bytes=self._manifest.size,
                 vdso=vdso_digest(),
                 seccomp=seccomp_profile(self._resolved.pid),
+                layout=self.request.layout,
             ),
         )
         prepared = self._session.expect(FrameType.PREPARED, Prepared)
@@ -186,7 +187,7 @@ class Move:
         self.watch.enter(SourcePhase.CREATE)
         self.watch.report("create", f"creating the held container on {self.request.host}")
         self._session.send(FrameType.CREATE)
-        self.layout = self._session.expect(FrameType.CREATED, Created).layout
+        self._session.expect(FrameType.CREATED, Created)
         self.watch.enter(SourcePhase.FILES)
         self.watch.report("files", f"sending {self._manifest.size} bytes of changed files")
         changes = rootfs.everything(self._manifest)
@@ -247,6 +248,7 @@ class Move:
         ready = self._session.expect(FrameType.READY, Ready)
         if ready.state != state_digest(body):
             raise StateMismatch("the target built another state than was sent")
+        self.layout = ready.layout
         self._step("rebuild")
 
     def _digest_pages(self) -> tuple[PageDigest, ...]:

@@ -34,6 +34,7 @@ from livemig.errors import Cancelled, LivemigError, ProtocolError, StateMismatch
 from livemig.frames import Frame, FrameType
 from livemig.freezer import Freezer
 from livemig.incoming import Incoming
+from livemig.inject import check_layout
 from livemig.link import Link
 from livemig.pages import Batch
 from livemig.rounds import LayoutUpdate, RoundEnd
@@ -102,6 +103,7 @@ class Arrival:
         images.check_platform(self._api, self._spec)
         containers.check_target(self._api, self._spec)
         images.check_tag(self._api, self._spec)
+        check_layout(self._prepare.layout)
         self._journal.begin(
             TargetState.ACCEPTED,
             spec=to_wire(self._spec),
@@ -176,9 +178,9 @@ class Arrival:
         with engine_api.translating(f"pausing container {self._spec.name}"):
             self._api.pause(self._id)
         self._freezer.thaw()
-        self._incoming = Incoming(self._pid, self._freezer)
+        self._incoming = Incoming(self._pid, self._freezer, layout=self._prepare.layout)
         self._close.callback(self._incoming.close)
-        self._send(FrameType.CREATED, Created(self._id, self._incoming.backend))
+        self._send(FrameType.CREATED, Created(self._id))
         reach(TargetPhase.FOLLOW)
 
     def _rootfs(self, frame: Frame) -> None:
@@ -228,7 +230,7 @@ class Arrival:
             put_typed=incoming.put_typed,
         )
         with suppress(TransferError):  # it stands ready, whether the source hears of it or not
-            self._send(FrameType.READY, Ready(state_digest(to_wire(state))))
+            self._send(FrameType.READY, Ready(state_digest(to_wire(state)), incoming.backend))
         return standing
 
     def _close_watch(self) -> None:

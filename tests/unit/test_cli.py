@@ -114,6 +114,7 @@ def test_options_of_docker(argv: list[str], given: cli.Globals, words: list[str]
         ["livemig", "--no-such-option", "web", "b"],
         ["livemig", "--mode", "sideways", "web", "b"],
         ["livemig", "--tracker", "bloodhound", "web", "b"],
+        ["livemig", "--layout", "hammer", "web", "b"],
         ["livemig", "--max-rounds", "0", "web", "b"],
         ["livemig", "--downtime-limit", "soon", "web", "b"],
         ["livemig", "--cache=-1", "web", "b"],
@@ -142,7 +143,7 @@ def test_every_option_reaches_the_peer(place: Path, capsys: pytest.CaptureFixtur
     argv = (
         "-H ssh://a livemig --mode stop-and-copy --keep-source --downtime-limit 30 web "
         "--tracker comparison --max-rounds 5 --cache 16 --verify ssh://root@b:2222 "
-        "--timeout 60 --progress plain"
+        "--timeout 60 --progress plain --layout stub"
     )
     assert cli.main(argv.split()) == 0
     assert requested(place) == {
@@ -150,6 +151,7 @@ def test_every_option_reaches_the_peer(place: Path, capsys: pytest.CaptureFixtur
         "host": "ssh://root@b:2222",
         "mode": "stop-and-copy",
         "tracker": "comparison",
+        "layout": "stub",
         "keep_source": True,
         "downtime_limit_ms": 30,
         "max_rounds": 5,

@@ -89,6 +89,7 @@ def test_progress_and_summary(log: Path) -> None:
         "host": "b",
         "mode": "live",
         "tracker": "auto",
+        "layout": "auto",
         "keep_source": False,
         "downtime_limit_ms": 100,
         "max_rounds": 30,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 from livemig.inject.advice import add_advice
 from livemig.inject.held import MAX_PASSED, Held
 from livemig.layout import Change, Flags
-from livemig.model import Kind, Mapping
+from livemig.model import STUB, Kind, Mapping
 from livemig.stub.table import Table
 from livemig.system import handles
 from livemig.system.numbers import NR_ARCH_PRCTL, NR_CLOSE, NR_MMAP, NR_MPROTECT, NR_MUNMAP
@@ -28,7 +29,7 @@ class StubLayout:
     ``root`` is a descriptor of the container's root directory; files are opened below it.
     """
 
-    name = "stub"
+    name = STUB
 
     def __init__(self, held: Held, root: int) -> None:
         self._held = held
@@ -36,26 +37,21 @@ class StubLayout:
 
     def apply(self, change: Change) -> None:
         """Carry out a change; raises OSError that names the step."""
-        for part in _batches(change.unmapped):
+        for part in batches(change.unmapped):
             table = self._held.stub.table()
             for start, end in part:
                 table.call(f"munmap {start:#x}-{end:#x}", NR_MUNMAP, start, end - start)
             self._held.stub.run(table)
         self._map_vdso(change.mapped)
-        files: list[Mapping] = []
-        plain: list[Mapping] = []
-        for mapping in change.mapped:
-            if mapping.kind is Kind.FILE:
-                files.append(mapping)
-            elif mapping.kind in (Kind.ANONYMOUS, Kind.STACK):
-                plain.append(mapping)
-        for batch in _batches(plain):
+        files = [each for each in change.mapped if each.kind is Kind.FILE]
+        plain = [each for each in change.mapped if each.kind in (Kind.ANONYMOUS, Kind.STACK)]
+        for batch in batches(plain):
             table = self._held.stub.table()
             for mapping in batch:
                 _add_map(table, mapping, _MAP_ANONYMOUS, -1)
             self._held.stub.run(table)
         self._map_files(files)
-        for span in _batches(change.protected):
+        for span in batches(change.protected):
             table = self._held.stub.table()
             for start, end, prot in span:
                 table.call(f"mprotect {start:#x}", NR_MPROTECT, start, end - start, prot)
@@ -63,8 +59,11 @@ class StubLayout:
         new = [(each.start, each.end, (), each.flags) for each in change.mapped if each.flags]
         self._advise([*new, *change.advised])
 
+    def close(self) -> None:
+        """Nothing is open between two changes."""
+
     def _advise(self, changes: Sequence[tuple[int, int, Flags, Flags]]) -> None:
-        for batch in _batches(changes, _BATCH // 10):
+        for batch in batches(changes, _BATCH // 10):
             table = self._held.stub.table()
             for start, end, before, after in batch:
                 add_advice(table, (start, end), before, after)
@@ -79,24 +78,16 @@ class StubLayout:
             self._held.stub.run(table)
 
     def _map_files(self, mappings: list[Mapping]) -> None:
-        paths = sorted({mapping.path for mapping in mappings})
-        for some in _batches(paths, MAX_PASSED):
-            opened: list[int] = []
-            try:
-                for path in some:
-                    opened.append(handles.open_file_in_root(self._root, path, os.O_RDONLY))  # noqa: PERF401  one that fails, closes all
+        for some in by_files(mappings):
+            with opened_files(self._root, some) as opened:
                 table = self._held.stub.table()
-                numbers = self._held.pass_descriptors(table, opened)
-                place = dict(zip(some, numbers, strict=True))
-                for mapping in mappings:
-                    if mapping.path in place:
-                        _add_map(table, mapping, 0, place[mapping.path])
+                numbers = self._held.pass_descriptors(table, list(opened.values()))
+                place = dict(zip(opened, numbers, strict=True))
+                for mapping in some:
+                    _add_map(table, mapping, 0, place[mapping.path])
                 for number in numbers:
                     table.call(f"close {number}", NR_CLOSE, number)
                 self._held.stub.run(table)
-            finally:
-                for descriptor in opened:
-                    os.close(descriptor)
 
 
 def _add_map(table: Table, mapping: Mapping, flags: int, descriptor: int) -> None:
@@ -120,5 +111,26 @@ def _map_flags(mapping: Mapping) -> int:
     return flags | (_MAP_NORESERVE if "nr" in mapping.flags else 0)
 
 
-def _batches(items: Sequence[_T], size: int = _BATCH) -> Iterable[Sequence[_T]]:
+def by_files(mappings: Iterable[Mapping]) -> Iterator[list[Mapping]]:
+    """Yield mappings of files, those of at most MAX_PASSED files at a time."""
+    found: dict[str, list[Mapping]] = {}
+    for mapping in mappings:
+        found.setdefault(mapping.path, []).append(mapping)
+    for some in batches(sorted(found), MAX_PASSED):
+        yield [mapping for path in some for mapping in found[path]]
+
+
+@contextmanager
+def opened_files(root: int, mappings: Iterable[Mapping]) -> Iterator[dict[str, int]]:
+    """Open the files behind mappings below the directory ``root``: descriptors by path."""
+    with ExitStack() as close:
+        opened: dict[str, int] = {}
+        for path in sorted({mapping.path for mapping in mappings}):
+            opened[path] = handles.open_file_in_root(root, path, os.O_RDONLY)
+            close.callback(os.close, opened[path])
+        yield opened
+
+
+def batches(items: Sequence[_T], size: int = _BATCH) -> Iterable[Sequence[_T]]:
+    """Return the items in their order, at most ``size`` at a time."""
     return (items[first : first + size] for first in range(0, len(items), size))

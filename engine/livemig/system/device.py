@@ -107,7 +107,10 @@ class Device:
         table = array.array("B", b"".join(operation.packed() for operation in operations))
         place, _ = table.buffer_info()
         batch = bytearray(_BATCH.pack(pidfd, len(operations), place, 0, 0))
-        fcntl.ioctl(self._fd, IOC_RUN, batch)
+        try:
+            fcntl.ioctl(self._fd, IOC_RUN, batch)
+        except OSError as error:
+            raise OSError(error.errno, f"{PATH} does nothing: {error.strerror}") from error
         done = _BATCH.unpack(batch)[3]
         if done < len(operations):
             *_, result = _OP.unpack_from(table, done * _OP.size)
