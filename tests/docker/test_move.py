@@ -83,12 +83,16 @@ def test_what_arrived_is_a_container_like_any_other(
     assert not inspect(target, NAME)["State"]["Running"]
 
 
-def test_the_tracker_that_was_asked_for_is_named(pair: Pair, recorder_image: str) -> None:
+def test_the_tracker_and_the_layout_that_were_asked_for_are_named(
+    pair: Pair, recorder_image: str
+) -> None:
     source, target = pair
     start(source, recorder_image)
     with Typist(pair, NAME, every=0.002) as typist:
         typist.wait_for(50)
-        summary = move(source, NAME, target, "--tracker", "comparison", "--verify")
-        assert (summary["mode"], summary["tracker"]) == ("live", "comparison")
+        options = ("--tracker", "comparison", "--layout", "stub", "--verify")
+        summary = move(source, NAME, target, *options)
+        asked = ("live", "comparison", "stub")
+        assert (summary["mode"], summary["tracker"], summary["layout"]) == asked
         typist.wait_for(20)
         assert "heap=intact" in typist.verify()

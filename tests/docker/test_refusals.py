@@ -14,6 +14,7 @@ import pytest
 from livemig import errors
 from livemig.errors import LivemigError
 from livemig.model import TrackerChoice
+from livemig.system.device import PATH
 from livemig.tracker import check_tracker
 from tests.conftest import NothingLeft
 from tests.docker.moves import Pair, answers, facts, refused, replaced, set_up
@@ -302,6 +303,13 @@ def test_the_name_is_taken(pair: Pair) -> None:
 def test_the_tag_is_another_image(pair: Pair) -> None:
     with other_image(pair[1], RECORDER):
         refused(pair[0], NAME, "lmb", errors.ImageConflict, RECORDER, "lmb")
+
+
+@pytest.mark.skipif(Path(PATH).exists(), reason="this machine has the device")
+def test_the_target_has_no_device(pair: Pair) -> None:
+    options = ("--layout", "device")
+    message = refused(pair[0], NAME, "lmb", errors.KernelLacks, "lmb", PATH, options=options)
+    assert "--layout device" in message
 
 
 def test_the_published_port_is_in_use(pair: Pair) -> None:

@@ -12,12 +12,12 @@ from typing import cast
 import pytest
 
 from livemig.errors import KernelLacks
-from livemig.model import TRACKERS, TrackerChoice
+from livemig.model import TRACKERS, LayoutChoice, TrackerChoice
 from livemig.stub import hold_path
 from tests import pace
 from tests.conftest import required
 from tests.root.apps import App, cgroup_root
-from tests.root.loopback import CACHE, Move, Mover
+from tests.root.loopback import CACHE, LAYOUT, Move, Mover
 
 WORKLOADS = Path(__file__).parents[1] / "workloads"
 FLAGS = ("-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread")
@@ -34,8 +34,17 @@ Start = Callable[..., App]
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the directory of the compiled workloads."""
-    place = tmp_path_factory.mktemp("programs")
+    """Return the directory of the compiled workloads.
+
+    LIVEMIG_PROGRAMS names one where that has been done, for a guest without a compiler.
+    """
+    if ready := os.environ.get("LIVEMIG_PROGRAMS"):
+        return Path(ready)
+    return compile_programs(tmp_path_factory.mktemp("programs"))
+
+
+def compile_programs(place: Path) -> Path:
+    """Compile the workloads into a directory, and return that."""
     for name, patterns in PROGRAMS.items():
         sources = [str(path) for pattern in patterns for path in sorted(WORKLOADS.glob(pattern))]
         command = [os.environ.get("CC", "cc"), *FLAGS, "-o", str(place / name), *sources]
@@ -80,12 +89,13 @@ def move(start: Start, scope: ExitStack) -> Mover:
         live: bool = True,
         cache: int = CACHE,
         tracker: TrackerChoice = "auto",
+        layout: LayoutChoice = LAYOUT,
         held: Sequence[str | Path] = (),
     ) -> Move:
         target = start(*(held or (hold_path(),)), version=app.cgroup.version)
         target.await_program(hold_path())
         try:
-            found = Move(app, target, live=live, cache=cache, tracker=tracker)
+            found = Move(app, target, live=live, cache=cache, tracker=tracker, layout=layout)
         except KernelLacks as error:
             if tracker in required():
                 raise

@@ -28,7 +28,7 @@ from livemig.system.memory import Memory
 from livemig.wire import from_wire, to_wire
 from tests.root.apps import App
 from tests.root.forked import Forked
-from tests.root.loopback import CACHE
+from tests.root.loopback import CACHE, LAYOUT
 
 SOURCE, TARGET = "source", "target"
 ROUNDS = 2
@@ -170,7 +170,7 @@ class Halves:
         step = self.board.step
         with ExitStack() as undo:
             step(TARGET, "fill")
-            incoming = Incoming(self.target.pid, self.target.cgroup.freezer)
+            incoming = Incoming(self.target.pid, self.target.cgroup.freezer, layout=LAYOUT)
             undo.callback(incoming.close)
             while (frame := link.receive(ANSWER)).type is not FrameType.STATE:
                 if frame.type is FrameType.LAYOUT:

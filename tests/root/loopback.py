@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from livemig.errors import ProtocolError
 from livemig.frames import FrameType, decode, decode_header, encode
 from livemig.incoming import Incoming
-from livemig.model import Clocks, Image, RoundStat, TrackerChoice, Typed
+from livemig.model import Clocks, Image, LayoutChoice, RoundStat, TrackerChoice, Typed
 from livemig.outgoing import Outgoing
 from livemig.pages import Batch
 from livemig.rounds import LayoutUpdate, RoundEnd
@@ -18,6 +19,8 @@ from livemig.wire import from_wire, to_wire
 from tests.root.apps import App
 
 CACHE = 8 << 20
+# What lays out the memory of every process that arrives in these tests: LIVEMIG_LAYOUT chooses.
+LAYOUT = cast("LayoutChoice", os.environ.get("LIVEMIG_LAYOUT") or "auto")
 CHUNK = 1 << 20
 
 
@@ -37,6 +40,7 @@ class Move:
         live: bool = True,
         cache: int = CACHE,
         tracker: TrackerChoice = "auto",
+        layout: LayoutChoice = LAYOUT,
     ) -> None:
         self.source, self.target = source, target
         self.between: Callable[[], object] = lambda: None
@@ -47,7 +51,7 @@ class Move:
         self.rounds: list[RoundStat] = []
         self._closed = False
         self.outgoing = Outgoing(source.pid, source.cgroup.freezer, source.streams(), cache)
-        self.incoming = Incoming(target.pid, target.cgroup.freezer)
+        self.incoming = Incoming(target.pid, target.cgroup.freezer, layout=layout)
         try:
             self.outgoing.start(live=live, tracker=tracker)
         except BaseException:
@@ -141,5 +145,6 @@ class Mover(Protocol):
         live: bool = True,
         cache: int = CACHE,
         tracker: TrackerChoice = "auto",
+        layout: LayoutChoice = LAYOUT,
         held: Sequence[str | Path] = (),
     ) -> Move: ...

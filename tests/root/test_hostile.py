@@ -27,7 +27,7 @@ from livemig.wire import from_wire, to_wire
 from tests.fuzzing import SEED, scaled
 from tests.root.apps import App
 from tests.root.conftest import Start
-from tests.root.loopback import Mover
+from tests.root.loopback import LAYOUT, Mover
 from tests.sessions import Raw, mutated_frame, split
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
@@ -76,7 +76,7 @@ def feed(incoming: Incoming, frames: list[Raw]) -> None:
 
 def attempt(held: App, frames: list[Raw]) -> LivemigError | None:
     """Feed a session to a held process, which is gone afterwards; return the error."""
-    incoming = Incoming(held.pid, held.cgroup.freezer)
+    incoming = Incoming(held.pid, held.cgroup.freezer, layout=LAYOUT)
     try:
         feed(incoming, frames)
     except LivemigError as error:

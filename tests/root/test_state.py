@@ -15,6 +15,7 @@ from livemig.extract.scheduling import read_scheduling
 from livemig.extract.timers import list_timers
 from livemig.model import Kind
 from livemig.system import sched
+from livemig.system.device import Flag
 from tests.root.apps import App
 from tests.root.conftest import WORKLOADS, Start
 from tests.root.loopback import Move, Mover
@@ -178,6 +179,8 @@ def test_what_is_left_out_is_told_when_all_is_verified(
     step, field = LEFT_OUT[name]
     app = begin(start, programs, name)
     monkeypatch.setattr(step, lambda *_: MAP_PRIVATE)
+    if step.endswith("_map_flags"):
+        monkeypatch.setattr("livemig.inject.device_layout._map_flags", lambda *_: Flag(0))
     moving = move(app)
     moving.freeze()
     with pytest.raises(StateMismatch, match=rf"process \d+: \S*{field}\b"):

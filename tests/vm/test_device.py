@@ -9,11 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from . import Guest, Parts, Size, VmError, disks, running, state_root
-from .kernels import Kernel, build_module, selftest
+from livemig.model import LAYOUTS
 
-pytestmark = [pytest.mark.vm, pytest.mark.long]
+from . import Guest, Parts, Size, VmError, disks, parcel, running, state_root
+from .debian import slowness
+from .kernels import BUILD_LIMIT, Kernel, build_module, selftest
 
+ROOT_LIMIT = 3600.0
+pytestmark = [pytest.mark.vm, pytest.mark.long, pytest.mark.timeout(BUILD_LIMIT + ROOT_LIMIT)]
+
+ROOT_TESTS = " ".join(
+    f"tests/root/test_{name}.py" for name in ("layout", "moves", "state", "tracker")
+)
 FUZZ_LIMIT = 1800.0
 SEED = int(os.environ.get("LIVEMIG_SEED", "1"))
 BATCHES = int(os.environ.get("LIVEMIG_BATCHES", "100000"))
@@ -60,6 +67,14 @@ def test_every_selftest_passes(guest: Guest) -> None:
 def test_random_batches_do_what_the_model_says(guest: Guest) -> None:
     done = guest.run(["/root/selftest", "fuzz", str(SEED), str(BATCHES)], timeout=FUZZ_LIMIT)
     assert f"ok fuzz {SEED}: {BATCHES} batches" in done.stdout
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_processes_are_laid_out_by_it_as_by_the_stub(guest: Guest, layout: str) -> None:
+    parcel.send(guest)
+    slow = slowness(guest)
+    said = parcel.run_tests(guest, ROOT_TESTS, slow=slow, limit=ROOT_LIMIT, LIVEMIG_LAYOUT=layout)
+    assert "test_what_was_chosen_lays_memory_out[device] PASSED" in said
 
 
 def test_the_module_goes_and_comes_back(guest: Guest) -> None:
