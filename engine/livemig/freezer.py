@@ -10,6 +10,7 @@ import errno
 import os
 import select
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -105,6 +106,24 @@ def _require_inside(pid: int, path: str) -> None:
         raise ProcessLookupError(
             errno.ESRCH, f"process {pid} is in no cgroup of its own (any more)"
         )
+
+
+def await_end(processes: Iterable[int], timeout: float) -> bool:
+    """Wait until all of these processes have ended; False where one has not after ``timeout`` s."""
+    deadline = time.monotonic() + timeout
+    for pid in processes:
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            poller = select.poll()
+            poller.register(handle, select.POLLIN)
+            if not poller.poll(max(deadline - time.monotonic(), 0) * 1000):
+                return False
+        finally:
+            os.close(handle)
+    return True
 
 
 def container_processes(pid: int) -> list[int]:

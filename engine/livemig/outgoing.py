@@ -15,7 +15,7 @@ from livemig.extract import extract_process, refuse_process
 from livemig.extract.files import Descriptions
 from livemig.extract.guards import find_guards
 from livemig.extract.properties import Properties
-from livemig.freezer import Freezer
+from livemig.freezer import Freezer, await_end
 from livemig.infect import borrow, find_gadgets, infected
 from livemig.model import Clocks, Image, Process, Role, RoundStat, TrackerChoice, Typed
 from livemig.pagemap import Pagemap
@@ -44,6 +44,8 @@ class Outgoing:
     freezer: Freezer
     streams: dict[int, Role]
     cache: int
+    patience: float = 0.0
+    """Seconds that others who came into the container, Docker's probes, may take to leave it."""
 
     def __post_init__(self) -> None:
         self._open()
@@ -156,10 +158,7 @@ class Outgoing:
             self._freeze()
 
     def _freeze(self) -> None:
-        self._tracee.look()
-        self.freezer.freeze()
-        self._frozen = True
-        self._refuse_others()
+        self._freeze_alone()
         refuse_process(self.pid, mappings=False)
         self._tracee.attach()
         self._traced = True
@@ -167,8 +166,26 @@ class Outgoing:
         self.freezer.thaw()
         self._tracee.await_stop()
 
-    def _refuse_others(self) -> None:
-        others = [pid for pid in self.freezer.processes() if pid != self.pid]
+    def _freeze_alone(self) -> None:
+        """Freeze the process when nobody else is in the container, for whom it waits."""
+        deadline = time.monotonic() + self.patience
+        while True:
+            self._tracee.look()
+            self.freezer.freeze()
+            self._frozen = True
+            others = self._others()
+            left = deadline - time.monotonic()
+            if not others or left <= 0:
+                break
+            self._frozen = False
+            self.freezer.thaw()
+            await_end(others, left)
+        self._refuse(others)
+
+    def _others(self) -> list[int]:
+        return [pid for pid in self.freezer.processes() if pid != self.pid]
+
+    def _refuse(self, others: list[int]) -> None:
         if others:
             raise NotCarried(
                 f"process {others[0]} ({procfs.read_status(others[0])['Name']}) came into the "
@@ -205,10 +222,12 @@ class Outgoing:
         """Hold the process by its cgroup alone, so that our death does not let it run.
 
         Returns its standard input, whose rest still has to be forwarded. NotCarried where another
-        process has come in since it was stopped.
+        process has come in since it was stopped; where some may come in (``patience``), those are
+        held, too, and end with it or go on with it.
         """
         self._hold()
-        self._refuse_others()
+        if not self.patience:
+            self._refuse(self._others())
         return self._stdin if self._pty is None else typed.LateTyping(self._pty)
 
     def _hold(self) -> None:

@@ -97,13 +97,12 @@ TABLE = (
     ),
     Row("arguments, environment, CLOCK_MONOTONIC and BOOTTIME (time namespace)"),
     Row(
-        "configuration, name, image, writable layer, restart policy, published ports",
+        "configuration, name, image, writable layer, restart policy, health check, published ports",
         (
             Refusal("volumes", "anonymous volume at "),
             Refusal("tmpfs", "tmpfs mount at "),
             Refusal("user-defined networks", "network "),
             Refusal("`--network host`", "the host's network (--network host)"),
-            Refusal("health checks", "a health check, whose processes come and go ("),
             Refusal("`--init`", "a second process as PID 1 (--init)"),
         ),
     ),

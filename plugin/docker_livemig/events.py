@@ -23,9 +23,10 @@ class Events:
     """Follows the events of one container of this host, in a thread, up to ``close``.
 
     ``hear`` gets each action (the first word of it, as `docker events` has it) and its attributes,
-    those of networks too (connect, disconnect); ``over`` is called when the engine says no more.
-    What happened from ``since`` on (ns since the epoch) is heard too. NoDocker where the engine
-    does not answer. ``api`` is a connection that only the thread uses.
+    those of networks too (connect, disconnect), with the rest of the action under an empty name.
+    ``over`` is called when the engine says no more. What happened from ``since`` on (ns since the
+    epoch) is heard too. NoDocker where the engine does not answer. ``api`` is a connection that
+    only the thread uses.
     """
 
     def __init__(self, container: str, since: int, hear: Hear, over: Callable[[], None]) -> None:
@@ -63,7 +64,8 @@ class Events:
         attributes = actor.get("Attributes") or {}
         of_network = event.get("Type") == "network"
         if self._container == (attributes.get("container") if of_network else actor.get("ID")):
-            self._hear(str(event.get("Action", "")).split(":")[0], attributes)
+            action, _, rest = str(event.get("Action", "")).partition(": ")
+            self._hear(action, {**attributes, "": rest})
 
 
 def stop_signal(spec: ContainerSpec) -> int:

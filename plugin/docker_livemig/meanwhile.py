@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from docker_livemig import containers
+from docker_livemig import containers, health
 from docker_livemig.containers import ContainerSpec
 from docker_livemig.events import Events, stop_signal
 from docker_livemig.messages import Finish
@@ -229,9 +229,11 @@ class Meanwhile:
             hint=_AGAIN,
         )
 
-    def _on_exec(self, _: dict[str, str]) -> LivemigError | None:
+    def _on_exec(self, attributes: dict[str, str]) -> LivemigError | None:
         if not self._frozen or self._sealed:
             return None  # the freeze looks for processes that came in; later none can
+        if (probe := health.command(self._spec)) and attributes.get("") == probe:
+            return None  # given up, or going on, with the copy that it looks at
         return NotCarried(
             f"`docker exec` came into {self._name} while it was frozen to be moved", hint=_AGAIN
         )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from dataclasses import dataclass
 
+from docker_livemig import health
 from docker_livemig.containers import ContainerSpec
 from docker_livemig.keptby import refuse_kept
 from livemig.errors import NotCarried, NotRunning
 from livemig.extract import read_descriptors, read_layout, refuse_process
 from livemig.extract.files import Descriptions
-from livemig.freezer import Freezer, container_processes
+from livemig.freezer import Freezer, await_end, container_processes
 from livemig.model import Role
 from livemig.system import procfs
 from livemig.terminal import looked_at
@@ -41,11 +43,22 @@ def resolve(spec: ContainerSpec) -> Resolved:
     """Return the processes of a running container; NotRunning when it ended meanwhile."""
     try:
         freezer = Freezer.of_process(spec.pid)
-        processes = container_processes(spec.pid)
+        processes = _without_probes(spec)
         streams = _streams(spec.pid)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise NotRunning(f"container {spec.name} ended", hint="`docker start` it first") from error
     return Resolved(tuple(processes), freezer, streams)
+
+
+def _without_probes(spec: ContainerSpec) -> list[int]:
+    """Return the container's processes; where it has a health check, its probes may end first."""
+    deadline = time.monotonic() + health.patience(spec)
+    while True:
+        processes = container_processes(spec.pid)
+        left = deadline - time.monotonic()
+        if len(processes) == 1 or left <= 0:
+            return processes
+        await_end(processes[1:], left)
 
 
 def refuse(spec: ContainerSpec, resolved: Resolved) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import xxhash
 
-from docker_livemig import containers, copies, engine_api, far, images, rootfs
+from docker_livemig import containers, copies, engine_api, far, health, images, rootfs
 from docker_livemig.bundle import seccomp_profile
 from docker_livemig.journal import Journal
 from docker_livemig.lock import alone
@@ -203,7 +203,11 @@ class Move:
         live = self.request.mode == "live"
         resolved: Resolved = self._resolved
         self._outgoing = Outgoing(
-            resolved.pid, resolved.freezer, resolved.streams, self.request.cache_mib << 20
+            resolved.pid,
+            resolved.freezer,
+            resolved.streams,
+            self.request.cache_mib << 20,
+            health.patience(self._spec),
         )
         self._close.callback(self._outgoing.close)
         self._watching = True

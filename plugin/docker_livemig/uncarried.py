@@ -91,9 +91,6 @@ def _devices(host: dict[str, Any]) -> Iterator[str]:
 def _processes(spec: ContainerSpec) -> Iterator[str]:
     if spec.host_config.get("Init"):
         yield "a second process as PID 1 (--init)"
-    test = (spec.config.get("Healthcheck") or {}).get("Test") or []
-    if test and test[0] != "NONE":
-        yield f"a health check, whose processes come and go ({' '.join(test[1:])})"
 
 
 def _engine(spec: ContainerSpec, info: dict[str, Any]) -> Iterator[str]:

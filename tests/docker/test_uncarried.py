@@ -36,7 +36,6 @@ OPTIONS = {
     "init": (["--init"], ["--init"]),
     "device": (["--device", "/dev/full:/dev/more"], ["device /dev/full"]),
     "device-rule": (["--device-cgroup-rule", "c 1:3 r"], ["--device-cgroup-rule"]),
-    "health": (["--health-cmd", "true"], ["health check", "true"]),
     "several": (["--tmpfs", "/one", "--init", "-v", "/two"], ["/one", "/two", "--init"]),
 }
 

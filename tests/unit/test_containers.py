@@ -147,7 +147,6 @@ def test_the_rest_is_named_too() -> None:
     info = {"Driver": "btrfs", "SecurityOptions": ["name=userns", "name=rootless"]}
     assert uncarried(spec, info) == [
         "network mine",
-        "a health check, whose processes come and go (true)",
         "files in the storage driver btrfs (overlay2 is needed)",
         "the place of a task of Swarm service web",
         "remapped user IDs (userns-remap of the daemon)",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from docker_livemig import containers, heldwatch, meanwhile
+from docker_livemig import containers, health, heldwatch, meanwhile
 from docker_livemig.events import stop_signal
 from docker_livemig.meanwhile import Meanwhile
 from docker_livemig.messages import Finish
@@ -113,6 +113,28 @@ def test_when_it_is_frozen(
     watched = Watched()
     watched.watch.freezing()
     assert watched.hear(action, **attributes) is error
+
+
+@pytest.mark.parametrize(
+    ("test", "command"),
+    [
+        (["CMD", "wget", "-q", "localhost"], "wget -q localhost"),
+        (["CMD-SHELL", "wget -q localhost || exit 1"], "/bin/sh -c wget -q localhost || exit 1"),
+    ],
+)
+def test_a_health_check_that_fires_disturbs_nothing(test: list[str], command: str) -> None:
+    watched = Watched(Healthcheck={"Test": test, "Timeout": 5_000_000_000})
+    watched.watch.freezing()
+    assert watched.hear("exec_start", **{"": command}) is None
+    assert watched.hear("exec_start", **{"": "bash"}) is NotCarried
+    assert health.patience(watched.spec) == 5
+
+
+@pytest.mark.parametrize("check", [None, {"Test": ["NONE"]}, {"Test": []}])
+def test_without_a_health_check_nobody_is_waited_for(check: dict[str, Any] | None) -> None:
+    spec = replace(SPEC, config={"Healthcheck": check})
+    assert (health.command(spec), health.patience(spec)) == ("", 0)
+    assert health.patience(replace(SPEC, config={"Healthcheck": {"Test": ["CMD", "x"]}})) == 30
 
 
 def test_nothing_comes_into_a_sealed_container() -> None:
