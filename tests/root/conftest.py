@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -101,10 +102,16 @@ def move(start: Start, scope: ExitStack) -> Mover:
                 raise
             LACKING[tracker] = error.message
             pytest.skip(error.message)
-        scope.callback(found.close)
+        scope.callback(_close, weakref.ref(found))
         return found
 
     return mover
+
+
+def _close(move: weakref.ref[Move]) -> None:
+    """Close a move that a test has still in its hands; a thousand are not kept for that."""
+    if (found := move()) is not None:
+        found.close()
 
 
 LACKING: dict[str, str] = {}
