@@ -21,30 +21,41 @@ from tests.hosts.config import REPO
 PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-livemig"
 DAEMON = "/etc/docker/daemon.json"
 LIMIT = 90.0
+IMPATIENT = {"LIVEMIG_SSH": "-o ConnectTimeout=2"}  # where it is a dropped link that is waited for
 RUNS_THERE = (TargetState.STARTED, TargetState.RUNNING)
 PEER = ("-m", stopper.__name__, "peer")
 
 
 @contextmanager
 def stoppable(pair: Pair) -> Iterator[None]:
-    """Have both hosts run the program that stops at steps, and Docker leave containers alone.
+    """Have both hosts run the program that stops at steps, and Docker leave containers alone."""
+    kept = [(host.path(PLUGIN), host.path(PLUGIN).read_text()) for host in pair]
+    with engines(pair, live_restore=True):
+        for (path, _), host in zip(kept, pair, strict=True):
+            path.write_text(
+                f"#!/bin/sh\nexport PYTHONPATH={REPO}\n"
+                f'exec {host.config.python} -P -m {stopper.__name__} "$@"\n'
+            )
+        try:
+            yield
+        finally:
+            for host, (_, text) in zip(pair, kept, strict=True):
+                host.path(PLUGIN).write_text(text)  # a host that was restarted has another path
 
-    Without live-restore a dockerd that starts again kills what the last one had started.
-    """
-    kept: list[tuple[Host, str, str]] = []
-    for host in pair:
-        kept += [(host, path, host.path(path).read_text()) for path in (PLUGIN, DAEMON)]
-        host.path(PLUGIN).write_text(
-            f"#!/bin/sh\nexport PYTHONPATH={REPO}\n"
-            f'exec {host.config.python} -P -m {stopper.__name__} "$@"\n'
-        )
-        options = json.loads(host.path(DAEMON).read_text()) | {"live-restore": True}
-        host.path(DAEMON).write_text(json.dumps(options))
+
+@contextmanager
+def engines(pair: Pair, *, live_restore: bool) -> Iterator[None]:
+    """Have a dockerd that starts again leave alone what the last one had started, or end it."""
+    kept = [(host, host.path(DAEMON).read_text()) for host in pair]
+    for host, text in kept:
+        host.path(DAEMON).write_text(json.dumps(json.loads(text) | {"live-restore": live_restore}))
         host.reload_engine()
-    yield
-    for host, path, text in kept:
-        host.path(path).write_text(text)
-        host.reload_engine()
+    try:
+        yield
+    finally:
+        for host, text in kept:
+            host.path(DAEMON).write_text(text)
+            host.reload_engine()
 
 
 class Stop:
@@ -123,6 +134,16 @@ class Scene:
         self.pair[side].stop_engine(signal.SIGKILL)
         return self.pair[side].start_engine
 
+    def restart_engine(self, side: int) -> Mend:
+        """Kill a host's dockerd, and start another."""
+        self.kill_engine(side)()
+        return lambda: None
+
+    def restart_all(self, side: int) -> Mend:
+        """Kill a host's peer, and restart its dockerd."""
+        self.kill_peer(side)
+        return self.restart_engine(side)
+
     def kill_host(self, side: int) -> Mend:
         """Cut a host's power."""
         self.pair[side].kill()
@@ -141,6 +162,17 @@ KILLERS: dict[str, Callable[[Scene], Mend]] = {
 }
 
 
+# A host that is back says at once that it knows of no connection; the link's silence is waited for.
+MENDED_AT_ONCE = ("source's host", "target's host")
+
+# Where a dockerd that starts again ends its containers.
+RESTARTERS: dict[str, Callable[[Scene], Mend]] = {
+    "a restart of the source's engine": lambda scene: scene.restart_engine(0),
+    "a restart of the target's engine": lambda scene: scene.restart_engine(1),
+    "the source's peer and a restart of its engine": lambda scene: scene.restart_all(0),
+}
+
+
 def strike(pair: Pair, name: str, point: str, killer: str) -> bool:
     """Move a container, kill at the step, let the rest go on, and mend what was broken.
 
@@ -148,13 +180,14 @@ def strike(pair: Pair, name: str, point: str, killer: str) -> bool:
     """
     stop = Stop(pair, point)
     try:
-        with Command(pair[0], name, pair[1].name, limit=4 * LIMIT) as command:
+        with Command(pair[0], name, pair[1].name, env=IMPATIENT, limit=2 * LIMIT) as command:
             stop.await_stop()
             left = copies_left(pair, name, killer)
-            mend = KILLERS[killer](Scene(pair, command))
+            mend = (KILLERS | RESTARTERS)[killer](Scene(pair, command))
             try:
                 stop.release()
-                command.wait_until("resume")
+                if killer not in MENDED_AT_ONCE:
+                    command.wait_until("resume")
             finally:
                 mend()
             command.end()

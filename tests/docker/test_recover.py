@@ -13,7 +13,14 @@ from docker_livemig.exits import EXIT_CODES
 from livemig.errors import Contradicted, InDoubt, LivemigError, NoSuchMove, UnderWay
 from tests.conftest import NothingLeft
 from tests.docker.commands import Command
-from tests.docker.killers import Scene, Stop, await_peers, drop_packets, stoppable
+from tests.docker.killers import (
+    IMPATIENT,
+    Scene,
+    Stop,
+    await_peers,
+    drop_packets,
+    stoppable,
+)
 from tests.docker.moves import Pair, inspect, set_up
 from tests.hosts import Host
 from tests.typist import Typist
@@ -21,7 +28,6 @@ from tests.typist import Typist
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(200)]
 
 NAME = "doubtful"
-IMPATIENT = {"LIVEMIG_SSH": "-o ConnectTimeout=2"}  # where it is a dropped link that is waited for
 
 
 @pytest.fixture

@@ -8,24 +8,23 @@ on both hosts must end the move without a word of the operator's.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from tests.conftest import NothingLeft
 from tests.docker import stopper
-from tests.docker.killers import KILLERS, PEER, stoppable, strike
+from tests.docker.killers import KILLERS, PEER, engines, stoppable, strike
 from tests.docker.moves import Pair, move, processes, set_up
 from tests.hosts import Host
 from tests.typist import Typist
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
 NAME = "stepping"
 
-# Which killers strike at which step: at phases in `make test`, around lines of a journal in `make
-# test-long`, where all killers then strike at all steps too.
+# Which killers strike at which step; in `make test-long` all of them then strike at all steps.
 CASES: dict[str, tuple[str, ...]] = {
     "source connect": ("command",),
     "source prepare": ("source's peer",),
@@ -33,7 +32,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "source create": ("source's peer",),
     "source files": ("target's peer",),
     "source round": ("source's peer",),
-    "source freeze": ("command",),
+    "source freeze": ("command", "source's engine"),
     "source state": ("source's peer",),
     "source rebuild": ("target's peer",),
     "source commit": ("source's peer",),
@@ -105,11 +104,14 @@ class Container:
         assert [state for _, state in found] == ["running"], found
         return found[0][0]
 
-    def strike(self, point: str, killer: str) -> None:
-        """Have the killer strike at the step, and see what became of it all."""
+    def strike(self, point: str, killer: str, kept: bool = True) -> None:
+        """Have the killer strike at the step, and see what became of it all.
+
+        ``kept``: a copy that knows what was typed is left, if the killer leaves one.
+        """
         source = self.place()
         pair = self.pair if source is self.pair[0] else (self.pair[1], self.pair[0])
-        lossless = strike(pair, NAME, point, killer)
+        lossless = strike(pair, NAME, point, killer) and kept
         for host in pair:
             recover(host)
         for host in pair:
@@ -123,6 +125,19 @@ class Container:
         else:
             self.typist.stop(check=False)
             self._type()
+
+    def strike_all(self, cases: Sequence[tuple[str, str]]) -> None:
+        """Have each killer strike at its step, and see that the container can be moved then."""
+        for point, killer in cases:
+            begun = time.monotonic()
+            print(f"{killer} at the step {point!r}", end=": ", flush=True)
+            try:
+                self.strike(point, killer)
+            except BaseException as error:
+                error.add_note(f"{killer} killed at the step {point!r}")
+                raise
+            print(f"{time.monotonic() - begun:.1f} s, it runs in {self.place().name}")
+        self.move()
 
     def move(self) -> None:
         """See that it can be moved as if nothing had been."""
@@ -190,48 +205,84 @@ def test_a_move_goes_through_every_step_that_has_a_name(container: Container) ->
     assert passed == set(CASES)
 
 
-@contextmanager
-def told(point: str, killer: str) -> Iterator[None]:
-    """Name the case in what is raised."""
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(f"{killer} killed at the step {point!r}")
-        raise
-
+# What ends or comes back within a moment. The others take the time of a daemon, or of a silence.
+QUICK = ("command", "source's peer", "target's peer")
 
 GROUPS = {
     f"{role} {kind}": [
-        point
-        for point in CASES
-        if point.startswith(role) and (("<" in point or ">" in point) == (kind == "journal"))
+        (point, killer)
+        for point, killers in CASES.items()
+        for killer in killers
+        if killer in QUICK
+        and point.startswith(role)
+        and (("<" in point or ">" in point) == (kind == "journal"))
     ]
     for role in (stopper.SOURCE, stopper.TARGET)
     for kind in ("phases", "journal")
+}
+
+SLOW = [
+    (point, killer) for point, killers in CASES.items() for killer in killers if killer not in QUICK
+]
+
+# One of each, where it tells most, is in `make test`.
+TELLING = {
+    ("source freeze", "source's engine"),
+    ("source <committed", "target's host"),
+    ("source >committed", "link"),
+    ("target >creating", "target's engine"),
+    ("source <committed", "source's host"),
 }
 
 
 @pytest.mark.parametrize(
     "group",
     [
-        # Those around the journal also end engines, hosts and the link, which takes its time.
         pytest.param(group, marks=[pytest.mark.long] if "journal" in group else [])
         for group in GROUPS
     ],
 )
 def test_one_copy_is_left_and_nothing_is_lost(container: Container, group: str) -> None:
-    for point in GROUPS[group]:
-        for killer in CASES[point]:
-            with told(point, killer):
-                container.strike(point, killer)
-    container.move()
+    container.strike_all(GROUPS[group])
+
+
+@pytest.mark.parametrize(
+    ("point", "killer"),
+    [
+        pytest.param(*case, id=" ".join(case), marks=[] if case in TELLING else [pytest.mark.long])
+        for case in SLOW
+    ],
+)
+def test_an_engine_a_host_and_the_link(container: Container, point: str, killer: str) -> None:
+    container.strike_all([(point, killer)])
+
+
+AT_ONCE = 4  # steps in one test, so that it ends in minutes, and tells where it stands
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("first", range(0, len(CASES), AT_ONCE))
 @pytest.mark.parametrize("killer", KILLERS)
-def test_every_killer_at_every_step(container: Container, killer: str) -> None:
-    for point in CASES:
-        with told(point, killer):
-            container.strike(point, killer)
+def test_every_killer_at_every_step(container: Container, killer: str, first: int) -> None:
+    container.strike_all([(point, killer) for point in [*CASES][first : first + AT_ONCE]])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("point", "killer", "arrives", "kept"),
+    [
+        ("source freeze", "a restart of the source's engine", False, False),
+        ("source commit", "the source's peer and a restart of its engine", True, True),
+        ("source <committed", "a restart of the source's engine", True, True),
+        ("source <committed", "a restart of the target's engine", False, True),
+        ("target >started", "a restart of the target's engine", True, False),
+    ],
+)
+def test_a_dockerd_that_ends_its_containers_when_it_starts(
+    container: Container, point: str, killer: str, arrives: bool, kept: bool
+) -> None:
+    with engines(container.pair, live_restore=False):
+        source = container.place()
+        container.strike(point, killer, kept)
+        assert (container.place() is not source) == arrives
     container.move()

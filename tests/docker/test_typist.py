@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
 import signal
+import termios
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from tests import pace
 from tests.attachment import Attachment
+from tests.docker.killers import engines
 from tests.hosts import RECORDER, Host, load_images
 from tests.typist import Typist, TypistError
 
@@ -99,3 +105,47 @@ def test_it_finds_the_recorder_on_the_other_host(pair: Pair) -> None:
         typist.wait_for(10)
     typist.stop(check=False)
     assert (typist.host, typist.moves) == (b, 1)
+
+
+def test_it_outlives_an_engine_that_is_killed(pair: Pair) -> None:
+    """A dockerd that is killed takes along what was on its way through it, to and fro.
+
+    What had been acknowledged is in the recorder, and the typist finds out about the last number.
+    """
+    with engines(pair, live_restore=True), Typist(pair, NAME, every=0) as typist:
+        for _ in range(4):
+            typist.wait_for(200)
+            pair[0].stop_engine(signal.SIGKILL)
+            pair[0].start_engine()
+            typist.wait_for(50)
+            typist.verify()
+    assert (typist.host, typist.moves) == (pair[0], 0)
+
+
+def test_it_is_not_confused_by_answers_to_what_it_asked_before(pair: Pair) -> None:
+    with engines(pair, live_restore=True), Typist(pair, NAME) as typist:
+        typist.wait_for(10)
+        recorder = _pid(pair[0])
+        os.kill(recorder, signal.SIGSTOP)
+        for asked in (1, 2):
+            _await_unread(recorder, asked)
+            pair[0].stop_engine(signal.SIGKILL)
+            pair[0].start_engine()
+        _await_unread(recorder, 3)
+        os.kill(recorder, signal.SIGCONT)
+        typist.wait_for(50)
+        typist.verify()
+
+
+def _await_unread(pid: int, lines: int) -> None:
+    """Wait until the recorder, which is stopped, has been typed so many lines or more."""
+    handle = os.open(f"/proc/{pid}/fd/0", os.O_RDONLY | os.O_NONBLOCK)
+    deadline = time.monotonic() + pace.limit(30)
+    try:
+        count = array.array("i", [0])
+        while count[0] < 2 * lines:  # none has fewer bytes; nothing tells that one was written
+            assert time.monotonic() < deadline, f"{count[0]} bytes wait for it"
+            fcntl.ioctl(handle, termios.FIONREAD, count)
+            time.sleep(0.01)
+    finally:
+        os.close(handle)
