@@ -93,6 +93,7 @@ class Move:
     _watching: bool = False  # the process has been looked at
     _freezing: bool = False  # the container has lost its restart policy, and more
     _held: bool = False  # the target may be ready
+    _lost: bool = False  # the target has said that its copy was ended before it ran
 
     def run(self) -> MoveSummary:
         """Go through all phases."""
@@ -351,20 +352,23 @@ class Move:
         self.watch.report("resume", f"{reason.message}; connecting again")
         try:
             return self._session.resume(_PATIENCE, self._commit_where_it_stands)
-        except TargetError as lost:
-            self._undo(lost)
-            raise
-        except InDoubt:
-            raise
         except LivemigError as error:
+            if self._lost:
+                self._undo(error)
+            if self._lost or isinstance(error, InDoubt):
+                raise
             raise self._in_doubt(error.message) from error
 
     def _commit_where_it_stands(self, status: Status) -> Running:
         if status.state == "running":
             return Running(status.container_id)
         if status.state == "ready":
-            return self._tell_commit()
+            try:
+                return self._tell_commit()
+            except TargetError as error:  # what became of the copy then, its journal says
+                raise TransferError(error.message) from error
         if status.state == "lost":
+            self._lost = True
             raise TargetError(
                 f"{self.request.host} lost the copy of {self._spec.name} before it ran; the "
                 "container runs on at the source",
