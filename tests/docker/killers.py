@@ -69,6 +69,8 @@ class Stop:
             (self._directory / name).unlink(missing_ok=True)
             os.mkfifo(self._directory / name)
         self._at = os.open(self._directory / "at", os.O_RDONLY | os.O_NONBLOCK)
+        # For writing too: who reads waits for the end of this, and not for somebody to open it.
+        self._go = os.open(self._directory / "go", os.O_RDWR)
         (self._directory / "plan").write_text(point)
 
     def await_stop(self) -> None:
@@ -80,8 +82,9 @@ class Stop:
 
     def release(self) -> None:
         """Let the process that has stopped go on; one that was killed does not mind."""
-        with suppress(OSError):
-            os.close(os.open(self._directory / "go", os.O_WRONLY | os.O_NONBLOCK))
+        if self._go >= 0:
+            os.close(self._go)
+            self._go = -1
 
     def close(self) -> None:
         """Clear away what told the process to stop, which a host's end has done already.

@@ -2,7 +2,7 @@
 
 Installed as a host's `docker-livemig`, and in place of the peers that it starts, it is the real
 program, but at each step it looks into DIRECTORY. The step that the file `plan` names is not gone
-past: the process takes the plan away, says its PID in the pipe `at`, and waits for a byte in the
+past: the process takes the plan away, says its PID in the pipe `at`, and waits for the end of the
 pipe `go`. Each step is noted in the file `trace`, where that exists.
 
 Steps are called "ROLE PHASE", and "ROLE <STATE" and "ROLE >STATE" before and after a line of the
