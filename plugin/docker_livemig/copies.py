@@ -23,6 +23,7 @@ from docker_livemig.images import Loaded
 from docker_livemig.journal import Journal
 from livemig.errors import TransferError
 from livemig.freezer import Freezer
+from livemig.system import procfs
 from livemig.wire import from_wire
 
 _PREFIX = "unix://"
@@ -176,13 +177,14 @@ def engine_started() -> float:
         size = struct.calcsize("3i")
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     pid = struct.unpack("3i", credentials)[0]
-    with suppress(psutil.NoSuchProcess):
+    with suppress(psutil.NoSuchProcess, FileNotFoundError):
         listener = psutil.Process(pid)
         if listener.name() == "dockerd":
-            return float(listener.create_time())
+            return procfs.started(pid)
     # systemd(1) listens for it where the socket is activated.
     daemons = [each for each in psutil.process_iter(["name", "ppid"]) if each.info["ppid"] == 1]
-    return max((d.create_time() for d in daemons if d.info["name"] == "dockerd"), default=0.0)
+    found = [each.pid for each in daemons if each.info["name"] == "dockerd"]
+    return max((procfs.started(each) for each in found), default=0.0)
 
 
 def _freezer(pid: int) -> Freezer | None:

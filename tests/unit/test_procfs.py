@@ -6,6 +6,7 @@ import mmap
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,6 +113,17 @@ def test_stat_is_read_whatever_the_name_of_the_process(name: str) -> None:
         assert fields[3] == str(ME)
         assert procfs.read_status(child.pid)["Name"] == name
         child.stdin.close()
+
+
+def test_a_start_is_known_to_a_fraction_of_a_second() -> None:
+    before = time.time()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+        after = time.time()
+        started = procfs.started(child.pid)
+        assert child.stdin is not None
+        child.stdin.close()
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    assert before - 2 * tick < started < after + 2 * tick
 
 
 def test_status_is_read_of_processes_and_threads() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -114,6 +115,15 @@ def is_dying(pid: int) -> bool:
         return read_status(pid)["State"][0] in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def started(pid: int) -> float:
+    """Return when a process was started, in seconds since the epoch, good to a tick of the kernel.
+
+    Field 22 of /proc/PID/stat; btime of /proc/stat, to which it is often added, is cut to seconds.
+    """
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return booted + int(read_stat(pid)[21]) / os.sysconf("SC_CLK_TCK")
 
 
 def threads(pid: int) -> list[int]:
