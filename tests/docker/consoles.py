@@ -11,9 +11,10 @@ import time
 from contextlib import suppress
 from types import TracebackType
 
+from tests import pace
 from tests.hosts import Host
 
-LIMIT = 20.0
+LIMIT = pace.limit(20)
 DETACH = b"\x10\x11"  # Ctrl-P Ctrl-Q
 
 

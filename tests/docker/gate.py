@@ -17,12 +17,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from livemig.frames import Assembler, FrameType
+from tests import pace
 from tests.docker.moves import wrapped
 from tests.hosts import Host
 
 PLAN, OPEN = Path("/run/livemig-gate.plan"), Path("/run/livemig-gate.open")
 REACHED = Path("/run/livemig-gate.reached")
-LIMIT = 25.0
+LIMIT = pace.limit(25)
 _SIZE = 1 << 16
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from docker_livemig.journal import Journal
 from docker_livemig.steps import TargetState
+from tests import pace
 from tests.docker import stopper
 from tests.docker.commands import Command
 from tests.docker.moves import Pair, processes
@@ -20,7 +21,7 @@ from tests.hosts.config import REPO
 
 PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-livemig"
 DAEMON = "/etc/docker/daemon.json"
-LIMIT = 90.0
+LIMIT = pace.limit(90)
 IMPATIENT = {"LIVEMIG_SSH": "-o ConnectTimeout=2"}  # where it is a dropped link that is waited for
 RUNS_THERE = (TargetState.STARTED, TargetState.RUNNING)
 PEER = ("-m", stopper.__name__, "peer")

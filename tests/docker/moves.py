@@ -16,7 +16,7 @@ import psutil
 from docker_livemig.exits import EXIT_CODES
 from livemig.errors import LivemigError
 from tests.attachment import Attachment
-from tests.hosts import Host
+from tests.hosts import Host, in_both
 from tests.hosts.config import REPO
 
 Pair = tuple[Host, Host]
@@ -25,8 +25,7 @@ LIMIT = 90.0
 
 def set_up(pair: Pair) -> None:
     """Register the runtime on both hosts, as a user would."""
-    for host in pair:
-        host.run(["docker", "livemig", "setup"])
+    in_both(pair, lambda host: host.run(["docker", "livemig", "setup"]))
 
 
 @contextmanager

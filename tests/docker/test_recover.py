@@ -130,22 +130,21 @@ def test_both_sides_are_shown_and_agree(pair: Pair) -> None:
     assert status(source) == status(target) == []
 
 
-def test_a_committed_move_is_completed_from_either_host(pair: Pair) -> None:
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_committed_move_is_completed_from_either_host(pair: Pair, side: str) -> None:
     source, target = pair
+    asked, result = (source, "runs-there") if side == "source" else (target, "runs-here")
     with Typist(pair, NAME) as typist:
-        for side, result in ((1, "runs-here"), (0, "runs-there")):
-            typist.wait_for(20)
-            break_off((source, target), "source >committed")
-            (known,) = status(source)
-            asked = (source, target)[side]
-            refusal = refused(asked, Contradicted, known["id"][:8], "--abort")
-            assert "would make two copies" in refusal
-            assert recover(asked, known["id"]) == result
-            assert status(source) == status(target) == []
-            typist.wait_for(20)
-            typist.verify()
-            assert typist.host is target
-            source, target = target, source
+        typist.wait_for(20)
+        break_off(pair, "source >committed")
+        (known,) = status(source)
+        refusal = refused(asked, Contradicted, known["id"][:8], "--abort")
+        assert "would make two copies" in refusal
+        assert recover(asked, known["id"]) == result
+        assert status(source) == status(target) == []
+        typist.wait_for(20)
+        typist.verify()
+        assert typist.host is target
 
 
 def test_the_operator_decides_where_the_other_host_cannot_be_asked(pair: Pair) -> None:

@@ -11,6 +11,7 @@ from docker.errors import APIError
 
 import docker
 from docker_livemig import containers, engine_api, hold, setup
+from livemig.freezer import Freezer
 from tests.conftest import NothingLeft
 from tests.docker.inside import inside
 from tests.hosts import Host
@@ -133,22 +134,15 @@ def test_unpause_thaws_nothing_once_the_application_runs(
     pid = inside(host, start_held, made)
     api.pause(made)
     inside(host, hold.running, made)
-    frozen = f"/sys/fs/cgroup/freezer{freezer_of(host, pid)}/freezer.state"
-    if not host.path(frozen).exists():
-        pytest.skip("needs the cgroup v1 freezer to see what was thawed")
+    freezer = Freezer.of_process(host.outer_pid(pid))
     api.unpause(made)
-    assert host.path(frozen).read_text() == "FROZEN\n"
+    assert freezer.frozen()
     assert api.inspect_container(made)["State"]["Status"] == "running"
     assert inside(host, hold.registered) == {}
-    host.path(frozen).write_text("THAWED")
+    freezer.thaw()
     api.restart(made, timeout=0)
     pid = api.inspect_container(made)["State"]["Pid"]
     assert Path(f"/proc/{host.outer_pid(pid)}/comm").read_text() == "recorder\n"
-
-
-def freezer_of(host: Host, inner: int) -> str:
-    lines = Path(f"/proc/{host.outer_pid(inner)}/cgroup").read_text().splitlines()
-    return next((line.split(":")[2] for line in lines if ":freezer:" in line), "")
 
 
 def test_a_container_that_is_none_of_ours_is_as_with_runc(

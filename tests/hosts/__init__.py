@@ -13,7 +13,7 @@ engine that the user of this machine may run.
 from .config import HostConfig, state_root
 from .images import BASE, RECORDER, load_images
 from .machine import Host, HostProcess
-from .pair import attach, bring_down, bring_up, cut, one_host, restart, two_hosts
+from .pair import attach, bring_down, bring_up, cut, in_both, one_host, restart, two_hosts
 from .proc import HostsError
 from .snapshot import Snapshot, leaks, snapshot
 
@@ -29,6 +29,7 @@ __all__ = [
     "bring_down",
     "bring_up",
     "cut",
+    "in_both",
     "leaks",
     "load_images",
     "one_host",

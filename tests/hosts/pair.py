@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,19 +72,27 @@ def bring_up(*, plugin: bool = True, setup: bool = False) -> Pair:
     pair = _pair(plugin=plugin)
     _make_keys((pair[0].config, pair[1].config))
     try:
-        for host in pair:
-            host.start()
+        in_both(pair, Host.start)
         join(*pair)
-        for host in pair:
-            host.start_sshd()
-            host.start_engine()
+        in_both(pair, _start_daemons)
         if setup:
-            for host in pair:
-                host.run(["docker", "livemig", "setup"])
+            in_both(pair, lambda host: host.run(["docker", "livemig", "setup"]))
     except BaseException:
         bring_down()
         raise
     return pair
+
+
+def _start_daemons(host: Host) -> None:
+    host.start_sshd()
+    host.start_engine()
+
+
+def in_both(pair: Pair, work: Callable[[Host], object]) -> None:
+    """Do something in both hosts at once; both have ended it when a failure is raised."""
+    with ThreadPoolExecutor(len(pair)) as workers:
+        for done in [workers.submit(work, host) for host in pair]:
+            done.result()
 
 
 def bring_down() -> None:

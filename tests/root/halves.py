@@ -26,13 +26,14 @@ from livemig.rounds import LayoutUpdate, RoundEnd
 from livemig.system import ptrace
 from livemig.system.memory import Memory
 from livemig.wire import from_wire, to_wire
+from tests import pace
 from tests.root.apps import App
 from tests.root.forked import Forked
 from tests.root.loopback import CACHE, LAYOUT
 
 SOURCE, TARGET = "source", "target"
 ROUNDS = 2
-ANSWER = 20.0
+ANSWER = pace.limit(20)
 NEVER = -1
 _STEPS = {
     SOURCE: ("prepare", "rounds", "freeze", "last round", "extract", "seal", "commit", "switch"),
