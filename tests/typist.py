@@ -90,7 +90,7 @@ class Typist:
         """Type a number each `every` seconds; `limit` is for one answer, a move included."""
         self._hosts = hosts
         self._container = container
-        self._every = every
+        self._every = pace.limit(every)  # who types must not take the processor from the move
         self._limit = pace.limit(limit)
         self._model = Model()
         self._go = threading.Event()

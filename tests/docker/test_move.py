@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from livemig.errors import KernelLacks
+from livemig.model import TRACKERS, TrackerChoice
+from livemig.tracker import check_tracker
 from tests.conftest import NothingLeft
 from tests.docker.moves import Pair, inspect, move, ready_for
 from tests.hosts import Host, leaks, snapshot
@@ -83,16 +86,23 @@ def test_what_arrived_is_a_container_like_any_other(
     assert not inspect(target, NAME)["State"]["Running"]
 
 
+@pytest.mark.parametrize("tracker", TRACKERS)
 def test_the_tracker_and_the_layout_that_were_asked_for_are_named(
-    pair: Pair, recorder_image: str
+    pair: Pair, recorder_image: str, tracker: TrackerChoice
 ) -> None:
     source, target = pair
+    try:
+        check_tracker(tracker)
+    except KernelLacks as error:
+        pytest.skip(error.message)
     start(source, recorder_image)
     with Typist(pair, NAME, every=0.002) as typist:
         typist.wait_for(50)
-        options = ("--tracker", "comparison", "--layout", "stub", "--verify")
+        before = len(typist.acked)
+        options = ("--tracker", tracker, "--layout", "stub", "--verify")
         summary = move(source, NAME, target, *options)
-        asked = ("live", "comparison", "stub")
+        asked = ("live", tracker, "stub")
         assert (summary["mode"], summary["tracker"], summary["layout"]) == asked
+        assert len(typist.acked) > before, "nobody could type while it moved"
         typist.wait_for(20)
         assert "heap=intact" in typist.verify()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -15,21 +14,11 @@ import pytest
 from livemig.errors import KernelLacks
 from livemig.model import TRACKERS, LayoutChoice, TrackerChoice
 from livemig.stub import hold_path
-from tests import pace
 from tests.conftest import required
+from tests.programs import copy_to
 from tests.root.apps import App, cgroup_root
 from tests.root.loopback import CACHE, LAYOUT, Move, Mover
 
-WORKLOADS = Path(__file__).parents[1] / "workloads"
-FLAGS = ("-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread")
-PROGRAMS = {
-    "calls": ("calls.c",),
-    "carried": ("carried*.c", "registers.c", "registers.S"),
-    "mapper": ("mapper.c",),
-    "refused": ("refused.c",),
-    "state": ("state*.c",),
-    "terminal": ("terminal.c",),
-}
 Start = Callable[..., App]
 
 
@@ -41,15 +30,8 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     if ready := os.environ.get("LIVEMIG_PROGRAMS"):
         return Path(ready)
-    return compile_programs(tmp_path_factory.mktemp("programs"))
-
-
-def compile_programs(place: Path) -> Path:
-    """Compile the workloads into a directory, and return that."""
-    for name, patterns in PROGRAMS.items():
-        sources = [str(path) for pattern in patterns for path in sorted(WORKLOADS.glob(pattern))]
-        command = [os.environ.get("CC", "cc"), *FLAGS, "-o", str(place / name), *sources]
-        subprocess.run(command, check=True, timeout=pace.limit(60))
+    place = tmp_path_factory.mktemp("programs")
+    copy_to(place)
     return place
 
 

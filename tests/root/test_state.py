@@ -16,8 +16,9 @@ from livemig.extract.timers import list_timers
 from livemig.model import Kind
 from livemig.system import sched
 from livemig.system.device import Flag
+from tests.programs import WORKLOADS
 from tests.root.apps import App
-from tests.root.conftest import WORKLOADS, Start
+from tests.root.conftest import Start
 from tests.root.loopback import Move, Mover
 from tests.root.test_moves import status
 

@@ -106,6 +106,7 @@ def _prepare(directory: Path) -> None:
         start_bare(guest)
         clone(guest)
         demonstrate(guest)
+        guest.run(f"cd {CLONE} && .venv/bin/python -m tests.programs", timeout=DEMO_LIMIT)
         guest.run("sync; echo 3 >/proc/sys/vm/drop_caches")
         guest.save(directory)
 

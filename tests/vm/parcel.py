@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from tests.hosts.config import REPO
-from tests.root.conftest import compile_programs
+from tests.programs import copy_to
 
 from .guest import Guest
 from .qmp import VmError
@@ -71,7 +71,8 @@ def _packed() -> bytes:
         for each in packages.iterdir():
             if not each.name.startswith(NOT_NEEDED) and "mypyc" not in each.name:
                 tar.add(each, f"packages/{each.name}", filter=_needed)
-        tar.add(compile_programs(Path(draft)), "programs")
+        copy_to(Path(draft))
+        tar.add(draft, "programs")
     return buffer.getvalue()
 
 
