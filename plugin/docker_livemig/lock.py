@@ -27,8 +27,12 @@ def acquire(place: Path, patience: float = 0.0) -> int | None:
     """
     begun = time.monotonic()
     while (handle := _attempt(place)) is None:
-        limit = max(patience, _DYING) if _owner_is_dying(place) else patience
-        if time.monotonic() - begun >= limit:
+        owners = _owners(place)
+        if not owners:  # it has gone since, or is in a PID namespace that cannot be seen from here
+            handle = _attempt(place)
+        dying = bool(owners) and all(procfs.is_dying(pid) for pid in owners)
+        limit = max(patience, _DYING) if dying else patience
+        if handle is not None or time.monotonic() - begun >= limit:
             break
         time.sleep(_PAUSE)  # flock(2) has no time limit of its own
     return handle
@@ -48,8 +52,8 @@ def _attempt(place: Path) -> int | None:
     return handle
 
 
-def _owner_is_dying(place: Path) -> bool:
-    """Tell whether whoever has the lock was killed, and is not yet done with it.
+def _owners(place: Path) -> list[int]:
+    """Return who has the lock, as far as can be seen from here.
 
     The kernel lists locks by the number of the file alone that is good on every file system.
     """
@@ -59,7 +63,7 @@ def _owner_is_dying(place: Path) -> bool:
         for line in Path("/proc/locks").read_text().splitlines()
         if "FLOCK" in (words := line.split()) and words[-3].rpartition(":")[2] == number
     ]
-    return bool(owners) and all(pid > 0 and procfs.is_dying(pid) for pid in owners)
+    return [pid for pid in owners if pid > 0]
 
 
 @contextmanager

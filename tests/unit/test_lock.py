@@ -74,6 +74,23 @@ def test_a_dying_owner_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
         os.close(handle)
 
 
+def test_an_owner_that_goes_before_it_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = lock._owners
+    with owner(tmp_path) as process:
+
+        def late(place: Path) -> list[int]:
+            process.kill()
+            process.wait()
+            return look(place)
+
+        monkeypatch.setattr("docker_livemig.lock._owners", late)
+        handle = lock.acquire(tmp_path)
+        assert handle is not None
+        os.close(handle)
+
+
 def test_what_is_gone_cannot_be_locked(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         lock.acquire(tmp_path / "gone")
