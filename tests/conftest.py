@@ -104,8 +104,12 @@ def _no_child_left() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def hosts() -> Iterator[tuple[Host, Host]]:
-    """Both hosts, started once; a test leaves them as it found them."""
-    with two_hosts() as pair:
+    """Both hosts, started once; a test leaves them as it found them.
+
+    LIVEMIG_HOSTS_KEEP says to use those of `make hosts`: for who runs one test again and again, or
+    on a machine that is slow to start them.
+    """
+    with two_hosts(keep=bool(os.environ.get("LIVEMIG_HOSTS_KEEP"))) as pair:
         yield pair
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -21,21 +22,40 @@ from .proc import HostsError
 
 Pair = tuple[Host, Host]
 LOCK_LIMIT = 600.0
+STAMP = "stamp"
 
 
 @contextmanager
-def two_hosts(*, plugin: bool = True, setup: bool = False) -> Iterator[Pair]:
+def two_hosts(*, plugin: bool = True, setup: bool = False, keep: bool = False) -> Iterator[Pair]:
     """Start both hosts, and end them on the way out.
 
     Others who want the same state directory wait meanwhile; hosts that `make hosts` left up are
     replaced. `setup` runs `docker livemig setup` in both.
+
+    `keep`: hosts that are up already are used as they are, unless these sources have changed since,
+    and are left up.
     """
     with alone(state_root()):
-        pair = bring_up(plugin=plugin, setup=setup)
+        pair = attach() if keep and _are_ours() else bring_up(plugin=plugin, setup=setup)
         try:
             yield pair
         finally:
-            bring_down()
+            if not keep:
+                bring_down()
+
+
+def _are_ours() -> bool:
+    """Tell whether both hosts are up, started by these very sources."""
+    stamp = state_root() / STAMP
+    up = all(host.init and host.engine() for host in _pair())
+    return up and stamp.exists() and stamp.read_text() == _digest()
+
+
+def _digest() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -77,6 +97,7 @@ def bring_up(*, plugin: bool = True, setup: bool = False) -> Pair:
         in_both(pair, _start_daemons)
         if setup:
             in_both(pair, lambda host: host.run(["docker", "livemig", "setup"]))
+        (state_root() / STAMP).write_text(_digest())
     except BaseException:
         bring_down()
         raise
@@ -152,7 +173,7 @@ def _make_keys(configs: tuple[HostConfig, HostConfig]) -> None:
 
 
 def _remove_all(root: Path) -> None:
-    for name in ("keys", *NAMES):
+    for name in (STAMP, "keys", *NAMES):
         _remove(root / name)
 
 

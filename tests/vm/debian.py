@@ -50,8 +50,8 @@ def state_root() -> Path:
 def clone(guest: Guest) -> None:
     """Put a fresh clone of HEAD into the guest.
 
-    Of the last one the virtual environment stays, and what Python compiled: it looks at the time and
-    size of the source, and compiles what is new.
+    Of the last one the virtual environment stays, and what Python compiled: it looks at the time
+    and size of the source, and compiles what is new.
     """
     argv = ["git", "-C", str(REPO), "bundle", "create", "-q", "-", "HEAD"]
     bundle = subprocess.run(argv, check=True, capture_output=True, timeout=60).stdout
@@ -116,6 +116,7 @@ def _prepare(directory: Path) -> None:
         start_bare(guest)
         clone(guest)
         demonstrate(guest)
+        make(guest, "hosts", limit=DEMO_LIMIT)
         guest.run(COMPILING, timeout=DEMO_LIMIT)
         guest.run("sync; echo 3 >/proc/sys/vm/drop_caches")
         guest.save(directory)

@@ -29,6 +29,7 @@ CHOSEN = (
 """Each shows what the other machines of the tests have not: cgroup v2, soft-dirty, AppArmor."""
 TESTS_LIMIT = 1500.0
 VERDICT = "/root/verdict.xml"
+HOW = ("LIVEMIG_REQUIRE=root,docker,soft-dirty", "LIVEMIG_HOSTS_KEEP=yes")
 LIVE = re.compile(r"^\s*Mode:\s+live \(soft-dirty\b", re.MULTILINE)
 TYPED = re.compile(r"numbers typed, (\d+) of them while it moved")
 
@@ -46,8 +47,8 @@ def guest() -> Iterator[vm.Guest]:
 def verdicts(guest: vm.Guest) -> dict[str, tuple[str, str]]:
     """Run the chosen tests in one go, and return what became of each, and its words."""
     words = " ".join(CHOSEN)
-    settings = f"LIVEMIG_REQUIRE=root,docker PYTEST_ADDOPTS=--junitxml={VERDICT}"
-    vm.make(guest, "test", f"TESTS='{words}'", settings, limit=TESTS_LIMIT, check=False)
+    settings = (f"TESTS='{words}'", f"PYTEST_ADDOPTS=--junitxml={VERDICT}", *HOW)
+    vm.make(guest, "test", *settings, limit=TESTS_LIMIT, check=False)
     found = {}
     for case in ET.fromstring(guest.run(["cat", VERDICT]).stdout).iter("testcase"):
         name = f"{case.attrib['classname'].replace('.', '/')}.py::{case.attrib['name']}"
