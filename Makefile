@@ -81,7 +81,7 @@ vm-debian: vm-deps ## Debian 12 as it is installed, in a guest: make demo and ma
 	@$(PY) -m tests.vm test
 
 .PHONY: vm-debian-up
-vm-debian-up: vm-deps ## Start that guest as it is after its first make demo, with a clone of HEAD
+vm-debian-up: vm-deps ## Start that guest with all that the tests need, and a clone of HEAD
 	@$(PY) -m tests.vm up
 
 .PHONY: vm-debian-down

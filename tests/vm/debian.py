@@ -8,6 +8,7 @@ import subprocess
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tests.hosts.config import REPO
@@ -26,11 +27,6 @@ git fetch -q ../bundle HEAD
 git checkout -q --force --detach FETCH_HEAD
 git clean -q -x -d -ff -e .venv -e __pycache__
 [ ! -e .venv/.stamp ] || touch .venv/.stamp"""
-COMPILING = f"""\
-set -e
-cd {CLONE}
-.venv/bin/python -m tests.programs
-.venv/bin/python -m pytest -q --collect-only tests/root tests/docker"""
 DEMO_LIMIT = 1800.0
 SLOWEST = 12.0  # a limit shall still be one
 TIMING = """\
@@ -53,10 +49,13 @@ def clone(guest: Guest) -> None:
     Of the last one the virtual environment stays, and what Python compiled: it looks at the time
     and size of the source, and compiles what is new.
     """
-    argv = ["git", "-C", str(REPO), "bundle", "create", "-q", "-", "HEAD"]
-    bundle = subprocess.run(argv, check=True, capture_output=True, timeout=60).stdout
-    guest.write("/root/bundle", bundle)
+    guest.write("/root/bundle", _bundle())
     guest.run(CLONING)
+
+
+def _bundle() -> bytes:
+    argv = ["git", "-C", str(REPO), "bundle", "create", "-q", "-", "HEAD"]
+    return subprocess.run(argv, check=True, capture_output=True, timeout=60).stdout
 
 
 def make(guest: Guest, *words: str, limit: float, show: bool = False, check: bool = True) -> str:
@@ -96,37 +95,36 @@ def start_bare(guest: Guest) -> None:
 
 
 def start_ready(guest: Guest) -> None:
-    """Start the guest as it is after its first `make demo`; that is run where it has not been."""
+    """Start the guest with all that the tests need, as it was saved with two Docker hosts up."""
     guest.start(Parts.of(disks.debian(), prepare()))
     network.take_over(guest)
 
 
 def is_prepared() -> bool:
-    """Tell whether the cache has a guest whose first `make demo` has been run."""
-    return _prepared().exists()
+    """Tell whether the cache has that guest."""
+    return disks.saved_place(_inputs()).exists()
 
 
 def prepare() -> Path:
-    """Have that guest in the cache: made from a bare one by its `make demo`, and saved."""
-    return disks.kept(_prepared(), _prepare)
+    """Have it in the cache: booted from a disk with all of it, the hosts started, and saved."""
+    disk = disks.ready(disks.ready_place(_inputs()), _bundle(), CLONE) / "disk.img"
+
+    def make_saved(directory: Path) -> None:
+        with running(Guest(directory / "guest")) as guest:
+            guest.start(replace(Parts.of(disks.debian()), disk=disk))
+            clone(guest)
+            make(guest, "images", "hosts", limit=DEMO_LIMIT)
+            guest.run("sync; echo 3 >/proc/sys/vm/drop_caches")
+            guest.save(directory)
+
+    return disks.kept(disks.saved_place(_inputs()), make_saved)
 
 
-def _prepare(directory: Path) -> None:
-    with running(Guest(directory / "guest")) as guest:
-        start_bare(guest)
-        clone(guest)
-        demonstrate(guest)
-        make(guest, "hosts", limit=DEMO_LIMIT)
-        guest.run(COMPILING, timeout=DEMO_LIMIT)
-        guest.run("sync; echo 3 >/proc/sys/vm/drop_caches")
-        guest.save(directory)
-
-
-def _prepared() -> Path:
-    """Return its place, named by what `make demo` installs; any makes images anew that changed."""
+def _inputs() -> str:
+    """Return what names it: all that is installed; images, hosts and programs are made anew."""
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
     words = json.dumps(project, sort_keys=True), REPO / "tests/hosts/deps.sh"
-    return disks.saved_place(disks.digest_of(*words))
+    return disks.digest_of(*words)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from .guest import command
 from .qmp import VmError
 
 IMAGE = REPO / "images" / "guest-debian"
+READY = REPO / "images" / "guest-ready" / "ready.sh"
 IMAGE_LIMIT = 1500.0
 LOCK_LIMIT = 3600.0
 KEPT = 2
@@ -33,6 +34,34 @@ def debian_place() -> Path:
 def debian() -> Path:
     """Return the directory of the disk with a bare Debian 12; made where the cache lacks it."""
     return kept(debian_place(), _make_debian)
+
+
+def ready_place(digest: str) -> Path:
+    """Return where the disk is kept that has all that the tests need; beside the bare one."""
+    return debian_place() / f"ready-{digest_of(digest, READY.read_text())}"
+
+
+def ready(place: Path, bundle: bytes, clone: str) -> Path:
+    """Return the directory of that disk; made of a bare one where the cache lacks it."""
+    base = debian()
+
+    def make(directory: Path) -> None:
+        disk = directory / "disk.img"
+        command("cp", "--sparse=always", base / "disk.img", disk)
+        with tempfile.TemporaryDirectory() as files:
+            for path, data in network.files().items():
+                _write(files + path, data.encode())
+            _write(f"{files}/root/bundle", bundle)
+            apart = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
+            argv = ("nice", "-n", "10", *apart, READY, disk, files, clone)
+            command(*argv, timeout=IMAGE_LIMIT)
+
+    return kept(place, make)
+
+
+def _write(path: str, data: bytes) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(data)
 
 
 def saved_place(digest: str) -> Path:

@@ -16,9 +16,9 @@ from tests.hosts.proc import Mark, end, load_mark, mark_of
 
 from .qmp import Monitor, VmError
 
-BOOT_LIMIT = 300.0
+BOOT_LIMIT = 900.0
 RUN_LIMIT = 60.0
-SAVE_LIMIT = 300.0
+SAVE_LIMIT = 600.0
 FROZEN = ("disk.qcow2", "memory")
 
 

@@ -47,21 +47,29 @@ def mirror() -> str:
 
 def take_over(guest: Guest) -> None:
     """Let a guest's apt and pip reach what those of this machine reach."""
-    guest.write("/etc/apt/sources.list", "".join(f"deb {line}\n" for line in sources()))
+    for path, data in files().items():
+        guest.write(path, LOOPBACK.sub(MACHINE, data))
+
+
+def files() -> dict[str, str]:
+    """Return the files by which apt and pip of a Debian 12 do as those of this machine."""
     options = [line for line in _lines("apt-config", "dump", "Acquire") if APT.match(line)]
-    guest.write("/etc/apt/apt.conf.d/90machine", _lines_of(options))
     proxies = {name: value for name, value in os.environ.items() if name.lower() in PROXIES}
-    guest.write("/etc/environment", _lines_of(f'{k}="{v}"' for k, v in proxies.items()))
     pip = _pip_settings()
+    found = {
+        "/etc/apt/sources.list": "".join(f"deb {line}\n" for line in sources()),
+        "/etc/apt/apt.conf.d/90machine": _lines_of(options),
+        "/etc/environment": _lines_of(f'{k}="{v}"' for k, v in proxies.items()),
+    }
     if bundle := _certificates(pip):
-        guest.write(CERTIFICATES, bundle.read_bytes())
+        found[CERTIFICATES] = bundle.read_text()
         pip["cert"] = CERTIFICATES
     settings = _lines_of(f"{key} = {value}" for key, value in pip.items())
-    guest.write("/etc/pip.conf", f"[global]\n{settings}")
+    return {**found, "/etc/pip.conf": f"[global]\n{settings}"}
 
 
 def _lines_of(lines: Iterable[str]) -> str:
-    return "".join(f"{LOOPBACK.sub(MACHINE, line)}\n" for line in lines)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _pip_settings() -> dict[str, str]:

@@ -1,8 +1,8 @@
 """On Debian 12 as it is installed: its kernel, systemd, cgroup v2, AppArmor, its docker.io.
 
-The short form of `make vm-debian`: of the tests one of each kind (and in the long form, which takes
-minutes more, the demonstration, by which the guest was prepared too). They run in the guest, out of
-a fresh clone; here is only looked at what became of them.
+The short form of `make vm-debian`: of the tests one of each kind, on Docker hosts that were saved
+with the guest (and the demonstration, which starts its own, in the long form). They run in the
+guest, out of a fresh clone; here is only looked at what became of them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TYPED = re.compile(r"numbers typed, (\d+) of them while it moved")
 
 @pytest.fixture(scope="module")
 def guest() -> Iterator[vm.Guest]:
-    """Start the guest as it is after its first demonstration, with a fresh clone in it."""
+    """Start the guest as it was saved, with a fresh clone in it."""
     with vm.running(vm.Guest(vm.state_root() / "test")) as guest:
         vm.start_ready(guest)
         vm.clone(guest)

@@ -1,0 +1,35 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Puts onto a disk of guest-debian all that the tests need, by their own `make build`, and compiles
+# their programs; on this machine's processor, for an emulated one takes ten times as long:
+#     unshare --mount --pid --fork --kill-child ready.sh DISK FILES CLONE
+# FILES is a directory of files that the disk gets, such as /etc/pip.conf, and /root/bundle, of which
+# CLONE becomes a clone. Needs root, loop devices, and namespaces of its own.
+set -eu
+
+disk=$1
+files=$2
+clone=$3
+work=$(mktemp -d)
+trap 'umount -R "$work"; rmdir "$work"' EXIT
+
+mount -o loop "$disk" "$work"
+mount -t proc proc "$work/proc"
+mount --rbind /dev "$work/dev"
+mount --bind /etc/resolv.conf "$work/etc/resolv.conf"
+cp -r "$files/." "$work/"
+
+inside() {
+	env -i HOME=/root LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+		chroot "$work" sh -c 'set -a; . /etc/environment; set +a; exec "$@"' sh "$@"
+}
+
+# Nothing is started now.
+printf '#!/bin/sh\nexit 101\n' >"$work/usr/sbin/policy-rc.d"
+chmod 0755 "$work/usr/sbin/policy-rc.d"
+inside git clone -q /root/bundle "$clone"
+inside make -C "$clone" build
+inside sh -c "cd $clone && .venv/bin/python -m tests.programs"
+inside sh -c "cd $clone && .venv/bin/python -m pytest -q --collect-only tests/root tests/docker"
+rm "$work/usr/sbin/policy-rc.d"
+rm -rf "$work"/var/cache/apt/archives/*.deb
