@@ -21,7 +21,7 @@ CHOSEN = (
     "tests/root/test_moves.py::test_all_is_as_it_was[freezer-v2-live]",
     "tests/root/test_moves.py::test_it_is_confined_as_it_was",
     "tests/root/test_tracker.py::test_no_page_is_missed[soft-dirty-1]",
-    "tests/docker/test_move.py::test_the_tracker_that_was_asked_for_is_named[soft-dirty]",
+    "tests/docker/test_move.py::test_the_tracker_and_the_layout_that_were_asked_for_are_named[soft-dirty]",
     "tests/docker/test_confinement.py::test_the_apparmor_profile[docker-default]",
     "tests/docker/test_confinement.py::test_a_privileged_container_is_refused",
     "tests/docker/test_recover.py::test_a_committed_move_is_completed_from_either_host[target]",
