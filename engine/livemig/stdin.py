@@ -31,8 +31,9 @@ def find_stream(pid: int, streams: dict[int, Role]) -> int | None:
     inodes = [inode for inode, role in streams.items() if role is Role.STDIN]
     for number in procfs.descriptors(pid):
         path = f"/proc/{pid}/fd/{number}"
-        if os.stat(path).st_ino in inodes:
-            return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with suppress(FileNotFoundError):  # who runs may have closed it since
+            if os.stat(path).st_ino in inodes:
+                return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     return None
 
 

@@ -172,6 +172,13 @@ def test_the_standard_input_is_found_whatever_its_number(pipe: Pipe, reading: in
         os.close(found)
 
 
+def test_a_descriptor_that_was_closed_meanwhile_is_passed_by(
+    pipe: Pipe, reading: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("livemig.stdin.procfs.descriptors", lambda _: [2, 1000])
+    assert find_stream(reading, {os.fstat(pipe.writer).st_ino + 1: Role.STDIN}) is None
+
+
 def test_no_standard_input_is_no_error(pipe: Pipe, reading: int) -> None:
     inode = os.fstat(pipe.reader).st_ino
     assert find_stream(reading, {inode: Role.STDOUT}) is None
