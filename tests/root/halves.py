@@ -6,7 +6,6 @@ import mmap
 import os
 import signal
 import socket
-import struct
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -34,11 +33,11 @@ from tests.root.loopback import CACHE, LAYOUT
 SOURCE, TARGET = "source", "target"
 ROUNDS = 2
 ANSWER = pace.limit(20)
-NEVER = -1
 _STEPS = {
     SOURCE: ("prepare", "rounds", "freeze", "last round", "extract", "seal", "commit", "switch"),
     TARGET: ("fill", "rebuild", "seal", "ready", "run"),
 }
+Operation = tuple[str, int]
 STEPS = [(side, step) for side in (SOURCE, TARGET) for step in _STEPS[side]]
 
 
@@ -54,11 +53,25 @@ class Board:
     def where(self, side: str) -> str:
         return _STEPS[side][self._memory[side == TARGET]]
 
-    def count(self, side: str, operations: int) -> None:
-        struct.pack_into("=I", self._memory, 8 if side == TARGET else 4, operations)
+    def count(self, side: str) -> tuple[str, int]:
+        """Count an operation, and return in which step it is, and how many were before it there."""
+        place = self._place(step := (side, self.where(side)))
+        before = int.from_bytes(self._memory[place : place + 4], "little")
+        self._memory[place : place + 4] = (before + 1).to_bytes(4, "little")
+        return step[1], before
 
-    def operations(self, side: str) -> int:
-        return int(struct.unpack_from("=I", self._memory, 8 if side == TARGET else 4)[0])
+    def operations(self, side: str) -> dict[str, int]:
+        """Return how many operations were made in each step, those with none left out."""
+        places = {step: self._place((side, step)) for step in _STEPS[side]}
+        found = {
+            step: int.from_bytes(self._memory[place : place + 4], "little")
+            for step, place in places.items()
+        }
+        return {step: count for step, count in found.items() if count}
+
+    @staticmethod
+    def _place(step: tuple[str, str]) -> int:
+        return 64 + 4 * STEPS.index(step)
 
     @property
     def committed(self) -> bool:
@@ -74,11 +87,12 @@ class Board:
 class Halves:
     """Runs a move of ``source`` into ``target``; what is left of it is settled as a sweep does.
 
-    ``last`` tells for a half how many operations it lives for: on tracees, freezers and the link.
+    ``last`` tells for a half before which operation it dies, on tracees, freezers and the link: in
+    which step that is, and how many were made there before.
     """
 
     def __init__(
-        self, source: App, target: App, *, live: bool, last: dict[str, int] | None = None
+        self, source: App, target: App, *, live: bool, last: dict[str, Operation] | None = None
     ) -> None:
         self.source, self.target, self._live = source, target, live
         self._last = last or {}
@@ -127,12 +141,11 @@ class Halves:
     ) -> None:
         other.close()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-        counter = Counter(self._last.get(side, NEVER))
+        count_operations(self.board, side, self._last.get(side))
         descriptor = mine.detach()
         with Link(descriptor, descriptor, name="the other half") as link, suppress(LivemigError):
             work(link)
             link.flush(ANSWER)
-        self.board.count(side, counter.made)
 
     def _leave(self, link: Link) -> None:
         step = self.board.step
@@ -194,27 +207,23 @@ class Halves:
             link.send(FrameType.RUNNING)
 
 
-class Counter:
-    """Counts what this process does from here on, and kills it before operation ``last``."""
+def count_operations(board: Board, side: str, last: Operation | None) -> None:
+    """Count what this process does from here on, and kill it before operation ``last``."""
 
-    def __init__(self, last: int) -> None:
-        self.made = 0
-        self._last = last
-        patch = pytest.MonkeyPatch()
-        patch.setattr(ptrace, "_ptrace", self._counted(ptrace._ptrace))
-        for kind, names in (
-            (Memory, ("write",)),
-            (Freezer, ("request_freeze", "thaw")),
-            (Link, ("send",)),
-        ):
-            for name in names:
-                patch.setattr(kind, name, self._counted(getattr(kind, name)))
-
-    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*arguments: Any, **named: Any) -> Any:
-            if self.made == self._last:
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(*arguments: Any, **named: Any) -> Any:
+            if board.count(side) == last:
                 os.kill(os.getpid(), signal.SIGKILL)
-            self.made += 1
             return function(*arguments, **named)
 
-        return counted
+        return counting
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(ptrace, "_ptrace", counted(ptrace._ptrace))
+    for kind, names in (
+        (Memory, ("write",)),
+        (Freezer, ("request_freeze", "thaw")),
+        (Link, ("send",)),
+    ):
+        for name in names:
+            patch.setattr(kind, name, counted(getattr(kind, name)))

@@ -19,7 +19,7 @@ from livemig.stub import hold_path
 from tests.fuzzing import SEED
 from tests.root.apps import App
 from tests.root.conftest import Start
-from tests.root.halves import SOURCE, STEPS, TARGET, Halves
+from tests.root.halves import SOURCE, STEPS, TARGET, Halves, Operation
 from tests.root.loopback import Mover
 from tests.root.test_borrow import after_over, after_read, after_spin, over, read, spin
 from tests.root.test_deaths import left
@@ -43,7 +43,7 @@ class Deaths:
         self.seen: Counter[tuple[str, str]] = Counter()
         self.switched = 0
         self._lengths: dict[bool, float] = {}
-        self._operations: dict[tuple[bool, str], int] = {}
+        self._operations: dict[tuple[bool, str], dict[str, int]] = {}
 
     def learn(self) -> None:
         """See how long a move takes that nobody disturbs, and of how many operations it is."""
@@ -70,7 +70,7 @@ class Deaths:
         if chance.random() < 0.5:
             halves = self._killed(chance, live, victims)
         else:
-            last = {side: chance.randrange(self._operations[live, side]) for side in victims}
+            last = {side: self._operation(chance, live, side) for side in victims}
             halves = self._begin(live=live, last=last)
         source, self.app = self.app, halves.settle()
         for side in victims:
@@ -84,13 +84,19 @@ class Deaths:
         source.close()
         after_read(self.app)
 
+    def _operation(self, chance: random.Random, live: bool, side: str) -> Operation:
+        """Choose one of any step, be the step ever so short."""
+        steps = self._operations[live, side]
+        step = chance.choice([*steps])
+        return step, chance.randrange(steps[step])
+
     def _killed(self, chance: random.Random, live: bool, victims: tuple[str, ...]) -> Halves:
         halves = self._begin(live=live)
         time.sleep(chance.random() * self._lengths[live])
         halves.kill(*victims)
         return halves
 
-    def _begin(self, *, live: bool, last: dict[str, int] | None = None) -> Halves:
+    def _begin(self, *, live: bool, last: dict[str, Operation] | None = None) -> Halves:
         target = self._start(hold_path(), version=self.app.cgroup.version)
         return Halves(self.app, target, live=live, last=last)
 
