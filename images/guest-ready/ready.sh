@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # Puts onto a disk of guest-debian all that the tests need, by their own `make build`, and compiles
 # their programs; on this machine's processor, for an emulated one takes ten times as long:
-#     unshare --mount --pid --fork --kill-child ready.sh DISK FILES CLONE
+#     unshare --mount --pid --fork --kill-child ready.sh DISK FILES CLONE CACHE
 # FILES is a directory of files that the disk gets, such as /etc/pip.conf, and /root/bundle, of which
-# CLONE becomes a clone. Needs root, loop devices, and namespaces of its own.
+# CLONE becomes a clone. CACHE is this machine's. Needs root, loop devices, and namespaces of its own.
 set -eu
 
 disk=$1
 files=$2
 clone=$3
+cache=$4
 work=$(mktemp -d)
 trap 'umount -R "$work"; rmdir "$work"' EXIT
 
@@ -31,5 +32,12 @@ inside git clone -q /root/bundle "$clone"
 inside make -C "$clone" build
 inside sh -c "cd $clone && .venv/bin/python -m tests.programs"
 inside sh -c "cd $clone && .venv/bin/python -m pytest -q --collect-only tests/root tests/docker"
+# Images that this machine has built of the same sources, with the same compiler, are the same.
+name='from tests.hosts.images import cache_dir; print(cache_dir().name)'
+images=$(inside sh -c "cd $clone && exec .venv/bin/python -c '$name'")
+if [ -d "$cache/$images" ]; then
+	mkdir -p "$work/root/.cache/livemig"
+	cp -r "$cache/$images" "$work/root/.cache/livemig/"
+fi
 rm "$work/usr/sbin/policy-rc.d"
 rm -rf "$work"/var/cache/apt/archives/*.deb

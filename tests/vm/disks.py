@@ -53,7 +53,7 @@ def ready(place: Path, bundle: bytes, clone: str) -> Path:
                 _write(files + path, data.encode())
             _write(f"{files}/root/bundle", bundle)
             apart = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
-            argv = ("nice", "-n", "10", *apart, READY, disk, files, clone)
+            argv = ("nice", "-n", "10", *apart, READY, disk, files, clone, cache())
             command(*argv, timeout=IMAGE_LIMIT)
 
     return kept(place, make)
