@@ -24,6 +24,7 @@ from livemig.layout import LayoutBackend, difference
 from livemig.model import Image, Kind, LayoutChoice, MappedFile, Mapping, Process, Typed
 from livemig.pages import Batch
 from livemig.refusing import refusing
+from livemig.relocation import relocate
 from livemig.rounds import LayoutUpdate, RoundEnd
 from livemig.stdin import feed, inode
 from livemig.system import handles
@@ -80,8 +81,11 @@ class Incoming:
             self._held.take(wanted)
             forbid_huge(self._held)
             self._layout = lay_out_by(self._choice, self._held, self._root)
-        self._held.avoid(wanted)
+        self._mappings = relocate(self._mappings, update.moves)
+        _check_order(self._mappings)
+        self._held.avoid([*wanted, *self._mappings])
         change = difference(self._mappings, wanted)
+        self._layout.move(update.moves)
         try:
             self._layout.apply(change)
         except OSError as error:

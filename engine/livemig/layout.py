@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from livemig.model import Kind, Mapping
+from livemig.relocation import Relocation
 
 Flags = tuple[str, ...]
 
@@ -37,6 +38,12 @@ class LayoutBackend(Protocol):
     """Changes the layout of a held process."""
 
     name: str
+
+    def move(self, moves: Sequence[Relocation]) -> None:
+        """Move memory with its pages (mremap(2)); raises OSError where the kernel refuses.
+
+        Nothing is mapped where it goes to. What is one move may be several mappings by now.
+        """
 
     def apply(self, change: Change) -> None:
         """Carry out a change; raises OSError, naming the step, where the kernel refuses one."""

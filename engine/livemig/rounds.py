@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from livemig.errors import InternalError
@@ -23,6 +23,7 @@ from livemig.layout import difference
 from livemig.model import Kind, Layout, MappedFile, Mapping, Residence, RoundStat
 from livemig.pagemap import carried
 from livemig.pages import DeltaCache, Packer, batches, zero_pages
+from livemig.relocation import Relocation, guess, leavings, relocate, relocate_spans, rooms
 from livemig.system.memory import PAGE_SIZE
 from livemig.tracker import Tracker, Watched
 from livemig.wire import to_wire
@@ -44,12 +45,14 @@ class _Known:
 class LayoutUpdate:
     """The body of a LAYOUT frame: the layout as it is now, and the files that are new in it.
 
-    ``residence`` tells how its pages lie in memory, where that is known.
+    ``residence`` tells how its pages lie in memory, where that is known. ``moves`` is memory of the
+    layout before, which is at other addresses in this one.
     """
 
     layout: Layout
     files: tuple[MappedFile, ...]
     residence: Residence = field(default_factory=Residence)
+    moves: tuple[Relocation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,9 @@ class MemorySource:
 
     def _send_layout(self, send: Send, frozen: bool) -> None:
         layout, files = self._read_layout(frozen)
+        moves = self._follow_moves(layout, frozen)
         change = difference(self._layout.mappings, layout.mappings)
-        if not change and not files and self.number > 1:
+        if not change and not files and not moves and self.number > 1:
             return
         # Whoever writes to a file on the target empties it first, and its private pages go with it.
         paths = {file.path for file in files}
@@ -137,7 +141,24 @@ class MemorySource:
         self._ledger = subtract(self._ledger, merged([*change.unmapped, *lost]))
         self._layout = layout
         residence = self._residence(layout) if self.number == 1 else Residence()
-        send(FrameType.LAYOUT, to_wire(LayoutUpdate(layout, tuple(files), residence)), b"")
+        update = LayoutUpdate(layout, tuple(files), residence, tuple(moves))
+        send(FrameType.LAYOUT, to_wire(update), b"")
+
+    def _follow_moves(self, layout: Layout, frozen: bool) -> list[Relocation]:
+        """Return what the process seems to have moved, and count what the target held as moved."""
+        old = self._layout.mappings
+        change = difference(old, layout.mappings)
+        gone, to = leavings(old, change.unmapped), rooms(old, change.mapped)
+        if not gone or not to:
+            return []
+        held = intersect(self._ledger, merged(gone))
+        same = self._tracker.elsewhere(held, to, frozen=frozen) if held else []
+        if moves := guess(gone, to, same):
+            self._layout = replace(self._layout, mappings=relocate(old, moves))
+            self._tracker.moved(self._ledger, moves)
+            self._ledger = relocate_spans(self._ledger, moves)
+            self._cache.drop(merged((to, to + end - start) for start, end, to in moves))
+        return moves
 
     def _residence(self, layout: Layout) -> Residence:
         pagemap = self._watched.pagemap.descriptor

@@ -25,10 +25,12 @@ from livemig.model import Kind, LayoutChoice, Mapping
 from livemig.stub.table import Table
 from livemig.system import device, numbers
 from livemig.system.device import Do, Flag, Operation
+from livemig.system.procfs import Area
 from tests.unit.test_layout import layouts
 
 MAP_PRIVATE, MAP_ANONYMOUS, MAP_GROWSDOWN, MAP_NORESERVE = 0x02, 0x20, 0x100, 0x4000
 MAP_FIXED_NOREPLACE = 0x100000
+MAYMOVE, FIXED = 1, 2
 FLAGS = ((), (), ("nr",), ("dd", "nr"), ("lf", "lo"), ("dp", "wf"), ("gd",))
 ALL = sum(1 << kind for kind in Do)
 Step = tuple[object, ...]
@@ -58,6 +60,10 @@ class Process:
                 self.steps.append(("map", start, length, prot, flags, path, offset))
             elif number == numbers.NR_MUNMAP:
                 self.steps.append(("unmap", *words[:2]))
+            elif number == numbers.NR_MREMAP:
+                start, old, new, flags, to, _ = words
+                assert flags == MAYMOVE | FIXED
+                self.steps.append(("move", start, old, new, to))
             elif number != numbers.NR_CLOSE:
                 self.steps.append((number, *words))
         return [0] * len(table)
@@ -85,6 +91,10 @@ class Device:
     def _step(self, operation: Operation) -> Step:
         if operation.kind is Do.UNMAP:
             return "unmap", operation.addr, operation.length
+        if operation.kind is Do.MOVE:
+            assert not operation.flags, "nothing is replaced"
+            before = (operation.addr, operation.length)
+            return "move", *before, operation.new_length, operation.new_addr
         flags = MAP_PRIVATE | MAP_FIXED_NOREPLACE
         flags |= MAP_GROWSDOWN if operation.flags & Flag.GROWSDOWN else 0
         flags |= MAP_NORESERVE if operation.flags & Flag.NORESERVE else 0
@@ -148,6 +158,27 @@ def test_both_do_the_same(root: int, old: list[Mapping], new: list[Mapping]) -> 
     assert made == sorted(made, reverse=True), "what goes makes room for what comes"
     mapped = [step[0] in ("map", numbers.NR_ARCH_PRCTL) for step in by_device[sum(made) :]]
     assert mapped == sorted(mapped, reverse=True), "what is not there yet cannot be advised"
+
+
+@pytest.mark.parametrize("kind", [StubLayout, DeviceLayout])
+def test_a_move_is_made_mapping_by_mapping(
+    monkeypatch: pytest.MonkeyPatch, root: int, kind: type[DeviceLayout | StubLayout]
+) -> None:
+    process = Device.process = Process()
+    backend = kind(cast("Held", process), root)
+    process.steps.clear()
+    areas = [
+        Area(start, start + 0x2000, 3, False, 0, "00:00", 0, "")
+        for start in (0x8000, 0xA000, 0xF000)
+    ]
+    monkeypatch.setattr("livemig.system.procfs.read_areas", lambda _: areas)
+    backend.move([(0x9000, 0xC000, 0x29000), (0xF000, 0x10000, 0x31000)])
+    backend.close()
+    assert process.steps == [
+        ("move", 0x9000, 0x1000, 0x1000, 0x29000),
+        ("move", 0xA000, 0x2000, 0x2000, 0x2A000),
+        ("move", 0xF000, 0x1000, 0x1000, 0x31000),
+    ]
 
 
 @pytest.mark.parametrize("choice", ["auto", "device", "stub"])

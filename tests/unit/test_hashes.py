@@ -52,6 +52,30 @@ def test_it_behaves_as_a_dictionary(
     assert table.size == 10 * len(model)
 
 
+@given(
+    st.dictionaries(PAGES, st.integers(0, 3)),
+    st.tuples(PAGES, PAGES).map(sorted),
+    st.sampled_from((7 * PART, 8 * PART - 2, 9 * PART + 5)),
+    st.sets(st.integers(0, 3)),
+)
+def test_pages_are_moved_and_found_by_their_numbers(
+    model: dict[int, int], span: list[int], to: int, wanted: set[int]
+) -> None:
+    table, pages, (start, end) = HashTable(), sorted(model), span
+    table.put(addresses(pages), np.array([model[page] for page in pages], np.uint64))
+    table.move(start * PAGE_SIZE, end * PAGE_SIZE, to * PAGE_SIZE)
+    moved = {page + (to - start if start <= page < end else 0): model[page] for page in pages}
+    within = [(start * PAGE_SIZE, (to + 3) * PAGE_SIZE)]
+    places, numbers = table.find(within, np.array(sorted(wanted), np.uint64))
+    found = dict(zip((places // PAGE_SIZE).tolist(), numbers.tolist(), strict=True))
+    assert found == {
+        page: number
+        for page, number in moved.items()
+        if number in wanted and start <= page < to + 3
+    }
+    assert table.size == 10 * len(model)
+
+
 def test_pages_that_differ_in_one_bit_have_other_hashes() -> None:
     hasher, data = PageHasher(), bytearray(random.Random(0).randbytes(PAGE_SIZE)) * 64
     for page in range(1, 64):

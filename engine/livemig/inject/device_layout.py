@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from livemig.inject.held import Held
-from livemig.inject.layout import StubLayout, by_files, opened_files
+from livemig.inject.layout import StubLayout, by_files, opened_files, within_areas
 from livemig.layout import Change, free_hole
 from livemig.model import DEVICE, Kind, Mapping
+from livemig.relocation import Relocation
 from livemig.system import procfs
 from livemig.system.device import Device, Do, Flag, Operation
 from livemig.system.memory import PAGE_SIZE
 
-_NEEDED = (Do.MAP, Do.MAP_FILE, Do.UNMAP)
+_NEEDED = (Do.MOVE, Do.MAP, Do.MAP_FILE, Do.UNMAP)
 
 
 class DeviceLayout:
-    """Maps and unmaps through /dev/livemig; the held process runs nothing for that.
+    """Maps, moves and unmaps through /dev/livemig; the held process runs nothing for that.
 
     The stub does what the device knows no operation for: protection (mprotect), advice and locks
     (madvise, mlock), the vDSO (the held process has none that could be moved: ARCH_MAP_VDSO_64
@@ -44,6 +45,20 @@ class DeviceLayout:
         taken = [(area.start, area.end) for area in procfs.read_areas(self._held.pid)]
         place = free_hole(taken, PAGE_SIZE, self._held.stub.base)
         self._run([_unmap(place, place + PAGE_SIZE)])
+
+    def move(self, moves: Sequence[Relocation]) -> None:
+        """Move memory with its pages; raises OSError that names the step."""
+        self._run(
+            Operation(
+                Do.MOVE,
+                addr=start,
+                length=end - start,
+                new_addr=to,
+                new_length=end - start,
+                what=f"move {start:#x}-{end:#x} to {to:#x}",
+            )
+            for start, end, to in within_areas(self._held.pid, moves)
+        )
 
     def apply(self, change: Change) -> None:
         """Carry out a change; raises OSError that names the step."""

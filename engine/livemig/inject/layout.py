@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,14 +12,23 @@ from livemig.inject.advice import add_advice
 from livemig.inject.held import MAX_PASSED, Held
 from livemig.layout import Change, Flags
 from livemig.model import STUB, Kind, Mapping
+from livemig.relocation import Relocation
 from livemig.stub.table import Table
-from livemig.system import handles
-from livemig.system.numbers import NR_ARCH_PRCTL, NR_CLOSE, NR_MMAP, NR_MPROTECT, NR_MUNMAP
+from livemig.system import handles, procfs
+from livemig.system.numbers import (
+    NR_ARCH_PRCTL,
+    NR_CLOSE,
+    NR_MMAP,
+    NR_MPROTECT,
+    NR_MREMAP,
+    NR_MUNMAP,
+)
 
 _ARCH_MAP_VDSO_64 = 0x2003
 _MAP_PRIVATE, _MAP_DROPPABLE, _MAP_ANONYMOUS = 0x02, 0x08, 0x20
 _MAP_GROWSDOWN, _MAP_NORESERVE = 0x100, 0x4000
 _MAP_FIXED_NOREPLACE = 0x100000
+_MREMAP_FIXED = 1 | 2  # MREMAP_MAYMOVE | MREMAP_FIXED
 _BATCH = 800  # calls a table
 _T = TypeVar("_T")
 
@@ -34,6 +44,16 @@ class StubLayout:
     def __init__(self, held: Held, root: int) -> None:
         self._held = held
         self._root = root
+
+    def move(self, moves: Sequence[Relocation]) -> None:
+        """Move memory with its pages; raises OSError that names the step."""
+        for part in batches(within_areas(self._held.pid, moves)):
+            table = self._held.stub.table()
+            for start, end, to in part:
+                size = end - start
+                name = f"mremap {start:#x}-{end:#x} to {to:#x}"
+                table.call(name, NR_MREMAP, start, size, size, _MREMAP_FIXED, to)
+            self._held.stub.run(table)
 
     def apply(self, change: Change) -> None:
         """Carry out a change; raises OSError that names the step."""
@@ -109,6 +129,21 @@ def _map_flags(mapping: Mapping) -> int:
     if mapping.kind is Kind.STACK or "gd" in mapping.flags:
         flags |= _MAP_GROWSDOWN
     return flags | (_MAP_NORESERVE if "nr" in mapping.flags else 0)
+
+
+def within_areas(pid: int, moves: Iterable[Relocation]) -> list[Relocation]:
+    """Cut moves where the process's mappings end: the kernel moves one at a time."""
+    areas = [(area.start, area.end) for area in procfs.read_areas(pid)] if moves else []
+    starts = [start for start, _ in areas]
+    found = []
+    for start, end, to in moves:
+        for area in areas[bisect.bisect_right(starts, start) - 1 :]:
+            if area[0] >= end:
+                break
+            first, last = max(start, area[0]), min(end, area[1])
+            if first < last:
+                found.append((first, last, to + first - start))
+    return found
 
 
 def by_files(mappings: Iterable[Mapping]) -> Iterator[list[Mapping]]:

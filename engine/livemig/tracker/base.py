@@ -13,6 +13,7 @@ from livemig.intervals import Span
 from livemig.model import Mapping
 from livemig.pagemap import Pagemap
 from livemig.reading import read_pages
+from livemig.relocation import Relocation
 from livemig.system.memory import Memory
 
 Pause = Callable[[], AbstractContextManager[None]]
@@ -66,6 +67,17 @@ class Tracker(Protocol):
     def sent(self, addresses: Sequence[int], data: bytearray) -> None:
         """Take note of what the target holds from now on: pages, and their content in ``data``."""
 
+    def elsewhere(
+        self, held: list[Span], rooms: Sequence[Span], *, frozen: bool
+    ) -> list[tuple[int, int]]:
+        """Return where pages of ``held``, which are gone from there, may be now in ``rooms``.
+
+        They are pairs of addresses, before and now, of some pages; none where nothing is known.
+        """
+
+    def moved(self, held: list[Span], moves: Sequence[Relocation]) -> None:
+        """Take note that the target moves what it holds; ``written`` finds what is another."""
+
     def peek(self, mappings: Sequence[Mapping], held: list[Span]) -> int:
         """Return about how many bytes of pages ``written`` would return now."""
 
@@ -74,10 +86,17 @@ class Tracker(Protocol):
 
 
 class Forgetful:
-    """A tracker to which it makes no difference what was sent."""
+    """A tracker that does not know what was sent, and so no page again that was moved."""
 
     def sent(self, addresses: Sequence[int], data: Any) -> None:
         """Keep nothing of it."""
+
+    def elsewhere(self, *_: Any, **__: Any) -> list[tuple[int, int]]:
+        """Know no page again."""
+        return []
+
+    def moved(self, held: list[Span], moves: Sequence[Relocation]) -> None:
+        """Never happens: nothing was found elsewhere."""
 
 
 def lacking(what: str, tracker: str) -> KernelLacks:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from livemig.intervals import Span, intersect, merged, subtract, total
 from livemig.model import COMPARISON, Mapping
 from livemig.tracker.base import Watched, Written
-from livemig.tracker.sent import Sent
+from livemig.tracker.sent import Knowing, Sent
 
 
-class Comparison:
+class Comparison(Knowing):
     """Hashes of the pages that the target holds."""
 
     name = COMPARISON
@@ -29,10 +29,6 @@ class Comparison:
         self._sent.keep(held)
         changed = self._sent.changed(intersect(own, held), frozen=frozen)
         return Written(merged([*subtract(own, held), *changed]), subtract(held, own))
-
-    def sent(self, addresses: Sequence[int], data: bytearray) -> None:
-        """Keep the hashes of what was sent, which is not what was compared: the process runs."""
-        self._sent.note(addresses, data)
 
     def peek(self, mappings: Sequence[Mapping], held: list[Span]) -> int:
         """Return about how many bytes were written, by a sample of the pages."""

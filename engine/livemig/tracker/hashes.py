@@ -20,9 +20,9 @@ _PART_BYTES = _PART * PAGE_SIZE
 class PageHasher:
     """64-bit hashes of pages (XXH3), with a secret of its own.
 
-    A page is compared with its own last content, never with others: a change goes unseen once in
-    2**64 comparisons, whatever the number of pages, less often than memory itself errs. Whoever
-    writes the pages cannot aim at it without the secret.
+    A page is compared with its own last content, or with that of the page that was moved there: a
+    change goes unseen once in 2**64 comparisons, whatever the number of pages, less often than
+    memory itself errs. Whoever writes the pages cannot aim at it without the secret.
     """
 
     def __init__(self) -> None:
@@ -84,17 +84,44 @@ class HashTable:
     def keep(self, spans: list[Span]) -> None:
         """Forget all pages but those in ``spans`` (as ``merged`` returns them)."""
         for part, (places, numbers) in list(self._parts.items()):
-            base = part * _PART_BYTES
-            inside = intersect([(base, base + _PART_BYTES)], spans)
-            kept = np.zeros(len(places), np.bool_)
-            for start, end in inside:
-                bounds = [(start - base) // PAGE_SIZE, (end - base) // PAGE_SIZE]
-                first, last = np.searchsorted(places, bounds)
-                kept[first:last] = True
+            kept = _inside(part, places, spans)
             if not kept.any():
                 del self._parts[part]
             elif not kept.all():
                 self._parts[part] = places[kept], numbers[kept]
+
+    def find(self, spans: list[Span], wanted: Any) -> tuple[Any, Any]:
+        """Return the addresses and numbers of the pages in ``spans`` that have a wanted number."""
+        addresses, found = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+        for part, (places, numbers) in self._parts.items():
+            chosen = _inside(part, places, spans) & np.isin(numbers, wanted)
+            addresses.append(_addresses(part, places[chosen]))
+            found.append(numbers[chosen])
+        return np.concatenate(addresses), np.concatenate(found)
+
+    def move(self, start: int, end: int, to: int) -> None:
+        """Give the pages from ``start`` to ``end`` other addresses, where there are none yet."""
+        for part, (places, numbers) in list(self._parts.items()):
+            chosen = _inside(part, places, [(start, end)])
+            if chosen.any():
+                self._parts[part] = places[~chosen], numbers[~chosen]
+                addresses = _addresses(part, places[chosen]) - np.uint64(start) + np.uint64(to)
+                self.put(addresses, numbers[chosen])
+
+
+def _addresses(part: int, places: Any) -> Any:
+    return (places.astype(np.uint64) + np.uint64(part * _PART)) * np.uint64(PAGE_SIZE)
+
+
+def _inside(part: int, places: Any, spans: list[Span]) -> Any:
+    """Tell which places of a part are in ``spans``."""
+    base = part * _PART_BYTES
+    inside = np.zeros(len(places), np.bool_)
+    for start, end in intersect([(base, base + _PART_BYTES)], spans):
+        bounds = [(start - base) // PAGE_SIZE, (end - base) // PAGE_SIZE]
+        first, last = np.searchsorted(places, bounds)
+        inside[first:last] = True
+    return inside
 
 
 def _by_part(addresses: Sequence[int]) -> Iterator[tuple[int, Any, slice]]:

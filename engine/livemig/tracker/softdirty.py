@@ -29,18 +29,19 @@ from livemig.infect import Loan
 from livemig.intervals import Span, intersect, merged, subtract, total
 from livemig.model import SOFT_DIRTY, Kind, Mapping
 from livemig.pagemap import Entries, Pagemap, zero_frame
+from livemig.relocation import Relocation
 from livemig.system import procfs, uffd
 from livemig.system.memory import PAGE_SIZE
 from livemig.tracker.base import Watched, Written, lacking
 from livemig.tracker.direct import await_direct_reads
 from livemig.tracker.planted import planted
-from livemig.tracker.sent import Sent
+from livemig.tracker.sent import Knowing, Sent
 
 _VANISHED = (errno.EINVAL, errno.ENOMEM, errno.ENOENT)
 _TABLE = 2 << 20  # what one page table is for
 
 
-class SoftDirty:
+class SoftDirty(Knowing):
     """Soft-dirty bits, and a userfaultfd that tells which mappings are still the same."""
 
     name = SOFT_DIRTY
@@ -50,6 +51,7 @@ class SoftDirty:
         self._process = watched
         self._sent = Sent(watched)
         self._first = True
+        self._moved: list[Span] = []
 
     @classmethod
     def plant(cls, loan: Loan, watched: Watched) -> SoftDirty:
@@ -80,14 +82,16 @@ class SoftDirty:
         own = entries.owned()
         dirty = merged([*entries.dirty(), *intersect(own, merged(replaced))])
         self._sent.keep(held)
-        single, whole = _split(intersect(dirty, held))
-        changed = self._sent.changed(whole, frozen=frozen)
+        come, self._moved = intersect(intersect(own, held), self._moved), []
+        single, whole = _split(subtract(intersect(dirty, held), come))
+        changed = self._sent.changed(merged([*whole, *come]), frozen=frozen)
         pages = merged([*subtract(own, held), *single, *changed])
         return Written(pages, subtract(held, own))
 
-    def sent(self, addresses: Sequence[int], data: bytearray) -> None:
-        """Keep the hashes of what was sent."""
-        self._sent.note(addresses, data)
+    def moved(self, held: list[Span], moves: Sequence[Relocation]) -> None:
+        """Compare at the next look what has come: its bits tell nothing."""
+        super().moved(held, moves)
+        self._moved = merged((to, to + end - start) for start, end, to in moves)
 
     def _begin(self, mappings: Sequence[Mapping]) -> None:
         self._watch((each.start, each.end) for each in mappings if each.kind is not Kind.FILE)

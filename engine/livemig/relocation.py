@@ -1,0 +1,110 @@
+"""Memory that a process has moved between two rounds (mremap(2)), and its pages with it.
+
+The target moves its own copy then, and gets no page of it again. What was moved where is a guess
+of the source's: a page that is another than the target's is found by the tracker, and sent.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from livemig.errors import ProtocolError
+from livemig.intervals import Span, intersect, merged, subtract
+from livemig.model import Kind, Mapping
+from livemig.system.memory import PAGE_SIZE
+
+Relocation = tuple[int, int, int]
+"""[start, end) is at a third address now."""
+
+MOST = 100
+"""Relocations of one LAYOUT frame at most."""
+_WAYS = 8  # for each new mapping: it may be made of several that were moved
+
+
+def relocate_spans(spans: list[Span], moves: Iterable[Relocation]) -> list[Span]:
+    """Return where address ranges (as ``merged`` returns them) are afterwards."""
+    stay, come = spans, []
+    for start, end, to in moves:
+        come += [(a + to - start, b + to - start) for a, b in intersect(spans, [(start, end)])]
+        stay = subtract(stay, [(start, end)])
+    return merged([*stay, *come])
+
+
+def relocate(mappings: Sequence[Mapping], moves: Sequence[Relocation]) -> tuple[Mapping, ...]:
+    """Return a layout, by ascending address, after what was moved in it.
+
+    ProtocolError where there are too many moves, or one that is not within one anonymous mapping,
+    overlaps another, or ends where something is mapped already.
+    """
+    if len(moves) > MOST:
+        raise ProtocolError(f"{len(moves)} moves in one layout, of {MOST} at most")
+    found = sorted(mappings, key=lambda each: each.start)
+    come = []
+    for start, end, to in moves:
+        at = bisect.bisect_right(found, start, key=lambda each: each.start) - 1
+        whole = found[at] if at >= 0 else None
+        if whole is None or not whole.start <= start < end <= whole.end:
+            raise ProtocolError(f"the layout moves {start:#x}-{end:#x}, which is not one mapping")
+        if whole.kind is not Kind.ANONYMOUS or (start | end | to) % PAGE_SIZE:
+            raise ProtocolError(f"the layout moves {start:#x}-{end:#x}, which cannot be moved")
+        parts = replace(whole, end=start), replace(whole, start=end)
+        found[at : at + 1] = [part for part in parts if part.length]
+        come.append(replace(whole, start=to, end=to + end - start))
+    taken = sorted([*((each.start, each.end) for each in (*mappings, *come))])
+    for before, after in pairwise(taken):
+        if after[0] < before[1]:
+            raise ProtocolError(f"the layout moves memory to {after[0]:#x}, where some is mapped")
+    return tuple(sorted([*found, *come], key=lambda each: each.start))
+
+
+def leavings(old: Sequence[Mapping], unmapped: Iterable[Span]) -> list[Span]:
+    """Return of what is not mapped any more, each within one mapping, what may have been moved."""
+    starts = [each.start for each in old]
+    return [
+        span
+        for span in unmapped
+        if old[bisect.bisect_right(starts, span[0]) - 1].kind is Kind.ANONYMOUS
+    ]
+
+
+def rooms(old: Sequence[Mapping], come: Iterable[Mapping]) -> list[Span]:
+    """Return where memory may have been moved to: where anonymous memory is, and nothing was."""
+    taken = merged((each.start, each.end) for each in old)
+    new = sorted((each.start, each.end) for each in come if each.kind is Kind.ANONYMOUS)
+    # Not merged: two that touch may have come from two places.
+    return [part for span in new for part in subtract([span], taken)]
+
+
+def guess(
+    gone: list[Span], rooms: Sequence[Span], same: Sequence[tuple[int, int]]
+) -> list[Relocation]:
+    """Guess what of ``gone`` was moved where in ``rooms``.
+
+    ``gone`` are ranges within one mapping each; ``same`` are pairs of an address in them that held
+    a page, and one in ``rooms`` that shows the same content now.
+    """
+    moves: list[Relocation] = []
+    pieces = sorted(gone)
+    starts = [start for start, _ in pieces]
+    left = {piece: [piece] for piece in pieces}
+    pairs = sorted(same, key=lambda pair: pair[1])
+    places = [now for _, now in pairs]
+    for room in rooms:
+        first, last = (bisect.bisect_left(places, place) for place in room)
+        ways = Counter(
+            (pieces[bisect.bisect_right(starts, before) - 1], now - before)
+            for before, now in pairs[first:last]
+        )
+        empty = [room]
+        for (piece, way), _ in ways.most_common(_WAYS):
+            here = intersect(empty, [(start + way, end + way) for start, end in left[piece]])
+            moves += [(start - way, end - way, start) for start, end in here]
+            empty = subtract(empty, here)
+            left[piece] = subtract(left[piece], [(start - way, end - way) for start, end in here])
+        if len(moves) >= MOST:
+            break
+    return moves[:MOST]

@@ -1,0 +1,91 @@
+"""What was moved is told by what it holds, and both sides count it alike."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from livemig.errors import ProtocolError
+from livemig.intervals import merged
+from livemig.layout import difference
+from livemig.model import Kind, Mapping
+from livemig.relocation import (
+    MOST,
+    Relocation,
+    guess,
+    leavings,
+    relocate,
+    relocate_spans,
+    rooms,
+)
+from tests.unit.test_layout import layouts, pages
+
+PAGE = 4096
+ONE = Mapping(10 * PAGE, 20 * PAGE, 3, Kind.ANONYMOUS)
+FAR = 1 << 30
+
+
+@given(layouts(), st.randoms(use_true_random=False))
+def test_what_was_moved_and_is_known_again_is_not_mapped_anew(
+    old: list[Mapping], chance: random.Random
+) -> None:
+    """Mappings are moved whole or in part, some grow: what is left to map is what they grew by."""
+    new, place, true, grown = [], FAR, [], 0
+    for each in old:
+        if each.kind is not Kind.ANONYMOUS:
+            new.append(each)
+            continue
+        start, more = chance.choice(list(pages(each))), chance.randrange(3) * PAGE
+        true.append((start, each.end, place))
+        if start > each.start and chance.random() < 0.5:
+            new.append(replace(each, end=start))
+        new.append(replace(each, start=place, end=place + each.end - start + more))
+        grown += more
+        place = new[-1].end + chance.choice((0, PAGE))
+    new.sort(key=lambda each: each.start)
+    change = difference(old, new)
+    gone, to = leavings(old, change.unmapped), rooms(old, change.mapped)
+    pairs = [
+        (page, page - start + at) for start, end, at in true for page in range(start, end, PAGE)
+    ]
+    moves = guess(gone, to, chance.sample(pairs, len(pairs)))
+    assert sorted(moves) == sorted(true)
+    after = difference(relocate(old, moves), new)
+    assert sum(each.length for each in after.mapped) == grown
+    held = merged((start, end) for start, end, _ in true)
+    assert relocate_spans(held, moves) == merged((at, at + b - a) for a, b, at in true)
+
+
+def test_a_wrong_guess_maps_no_page_twice() -> None:
+    """Two places show what one had: only one of them gets it."""
+    to = [(FAR, FAR + 10 * PAGE), (FAR * 2, FAR * 2 + 10 * PAGE)]
+    same = [(page, page - ONE.start + place) for place, _ in to for page in pages(ONE)]
+    assert guess([(ONE.start, ONE.end)], to, same) == [(ONE.start, ONE.end, FAR)]
+
+
+WRONG: dict[str, list[Relocation]] = {
+    "nothing there": [(30 * PAGE, 31 * PAGE, FAR)],
+    "beyond its end": [(10 * PAGE, 21 * PAGE, FAR)],
+    "empty": [(10 * PAGE, 10 * PAGE, FAR)],
+    "backwards": [(12 * PAGE, 11 * PAGE, FAR)],
+    "unaligned": [(10 * PAGE + 8, 11 * PAGE, FAR)],
+    "unaligned place": [(10 * PAGE, 11 * PAGE, FAR + 8)],
+    "a file": [(40 * PAGE, 41 * PAGE, FAR)],
+    "onto itself": [(10 * PAGE, 12 * PAGE, 11 * PAGE)],
+    "onto a file": [(10 * PAGE, 12 * PAGE, 39 * PAGE)],
+    "twice": [(10 * PAGE, 12 * PAGE, FAR), (11 * PAGE, 13 * PAGE, 2 * FAR)],
+    "two to one": [(10 * PAGE, 12 * PAGE, FAR), (12 * PAGE, 14 * PAGE, FAR)],
+    "in a chain": [(10 * PAGE, 12 * PAGE, FAR), (FAR, FAR + PAGE, 2 * FAR)],
+    "too many": [(10 * PAGE, 11 * PAGE, FAR)] * (MOST + 1),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_move_that_cannot_be_is_refused(name: str) -> None:
+    file = Mapping(40 * PAGE, 42 * PAGE, 1, Kind.FILE, 0, "/bin/a")
+    with pytest.raises(ProtocolError, match="move"):
+        relocate([ONE, file], WRONG[name])
