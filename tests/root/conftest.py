@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -66,6 +65,8 @@ def carried(start: Start, programs: Path, tmp_path: Path) -> App:
 def move(start: Start, scope: ExitStack) -> Mover:
     """Begin a move of a program into a held one, which ``held`` are the words of."""
 
+    begun: list[Move] = []
+
     def mover(
         app: App,
         *,
@@ -84,16 +85,17 @@ def move(start: Start, scope: ExitStack) -> Mover:
                 raise
             LACKING[tracker] = error.message
             pytest.skip(error.message)
-        scope.callback(_close, weakref.ref(found))
+        begun[:] = [each for each in begun if not each.closed]  # a thousand are not kept
+        begun.append(found)
+        scope.callback(_close_all, begun)
         return found
 
     return mover
 
 
-def _close(move: weakref.ref[Move]) -> None:
-    """Close a move that a test has still in its hands; a thousand are not kept for that."""
-    if (found := move()) is not None:
-        found.close()
+def _close_all(moves: list[Move]) -> None:
+    while moves:
+        moves.pop().close()
 
 
 LACKING: dict[str, str] = {}

@@ -49,7 +49,7 @@ class Move:
         self.after_commit: Callable[[], object] = lambda: None
         self.after_end: Callable[[], object] = lambda: None
         self.rounds: list[RoundStat] = []
-        self._closed = False
+        self.closed = False
         self.outgoing = Outgoing(source.pid, source.cgroup.freezer, source.streams(), cache)
         self.incoming = Incoming(target.pid, target.cgroup.freezer, layout=layout)
         try:
@@ -129,8 +129,8 @@ class Move:
 
     def close(self) -> None:
         """Close what both sides hold."""
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             self.incoming.close()
             self.outgoing.close()
 
