@@ -70,7 +70,7 @@ class Stop:
             (self._directory / name).unlink(missing_ok=True)
             os.mkfifo(self._directory / name)
         self._at = os.open(self._directory / "at", os.O_RDONLY | os.O_NONBLOCK)
-        # For writing too: who reads waits for the end of this, and not for somebody to open it.
+        # For reading too: so it can be opened, and what is written stays, whoever comes first.
         self._go = os.open(self._directory / "go", os.O_RDWR)
         (self._directory / "plan").write_text(point)
 
@@ -83,9 +83,7 @@ class Stop:
 
     def release(self) -> None:
         """Let the process that has stopped go on; one that was killed does not mind."""
-        if self._go >= 0:
-            os.close(self._go)
-            self._go = -1
+        os.write(self._go, b"\n")
 
     def close(self) -> None:
         """Clear away what told the process to stop, which a host's end has done already.
@@ -93,11 +91,12 @@ class Stop:
         One that still stands there goes on: without this it would stand there for ever.
         """
         self.release()
-        os.close(self._at)
         with suppress(OSError):
             for name in ("at", "go", "plan", "done"):
                 (self._directory / name).unlink(missing_ok=True)
             self._directory.rmdir()
+        os.close(self._at)
+        os.close(self._go)
 
 
 Mend = Callable[[], None]

@@ -2,7 +2,7 @@
 
 Installed as a host's `docker-livemig`, and in place of the peers that it starts, it is the real
 program, but at each step it looks into DIRECTORY. The step that the file `plan` names is not gone
-past: the process takes the plan away, says its PID in the pipe `at`, and waits for the end of the
+past: the process takes the plan away, says its PID in the pipe `at`, and waits for a byte in the
 pipe `go`. Each step is noted in the file `trace`, where that exists.
 
 Steps are called "ROLE PHASE", and "ROLE <STATE" and "ROLE >STATE" before and after a line of the
@@ -45,7 +45,8 @@ def stop_at(point: str) -> None:
             return
         os.rename(DIRECTORY / "plan", DIRECTORY / "done")
         (DIRECTORY / "at").write_text(f"{os.getpid()}\n")
-        (DIRECTORY / "go").read_text()
+        with (DIRECTORY / "go").open("rb", buffering=0) as go:
+            go.read(1)
 
 
 def role_of(state: str) -> str:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import NothingLeft
 from tests.hosts import RECORDER, Host, load_images
-from tests.typist import Model
+from tests.recorder import Model
 
 pytestmark = pytest.mark.docker
 
