@@ -259,7 +259,7 @@ def test_engines_hosts_and_the_link(container: Container, case: tuple[str, str])
     container.strike_all([case])
 
 
-AT_ONCE = 4  # steps in one test, so that it ends in minutes, and tells where it stands
+AT_ONCE = 3  # steps in one test, so that it ends in minutes, and tells where it stands
 
 
 @pytest.mark.long
