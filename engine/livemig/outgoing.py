@@ -106,8 +106,8 @@ class Outgoing:
         """Send one round; exact once the process is frozen."""
         with telling_death(self.pid):
             while True:
-                self._follow_program(send)
                 try:
+                    self._follow_program(send)
                     return self._source.round(send, frozen=self._frozen)
                 except (ProcessGone, OSError):
                     if not self._has_executed():
