@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -58,6 +59,7 @@ class Outgoing:
         self._wanted: TrackerChoice | None = None  # a tracker that is to be planted
         self._pty: terminal.Pty | None = None
         self._pending = 0
+        self._let_go: threading.Thread | None = None
         self._taken: tuple[Settings, Typed] | None = None
 
     def _open(self) -> None:
@@ -257,6 +259,8 @@ class Outgoing:
 
     def kill(self) -> None:
         """End the sealed process: it gets SIGKILL before it is thawed, and runs no instruction."""
+        self._let_go = threading.Thread(target=self.properties.close)
+        self._let_go.start()  # the kernel takes half a second for it
         for pid in self.freezer.processes():
             os.kill(pid, signal.SIGKILL)
         self.freezer.thaw()
@@ -315,6 +319,8 @@ class Outgoing:
     def close(self) -> None:
         """Close what this side holds."""
         self.tracker.close()
+        if self._let_go is not None:
+            self._let_go.join()
         self.properties.close()
         self._pagemap.close()
         self._memory.close()
