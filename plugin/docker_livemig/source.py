@@ -271,9 +271,16 @@ class Move:
         """
         self.watch.detach()
         self._meanwhile.returned()
-        problems = self._try(self._note_return, self._release, self._restore_policy)
+        problems = self._try(self._note_return)
+        # Where it cannot be noted that it runs on here, no copy may be left that could be told to.
+        first = bool(problems) and self._held
+        if first and (left := self._try(self._abort)):
+            problems += [*left, f"container {self._spec.name} stays frozen here until then"]
+        else:
+            problems += self._try(self._release, self._restore_policy)
         settled = not problems
-        problems += self._try(self._abort)
+        if not first:
+            problems += self._try(self._abort)
         if not problems:
             self._try(self._journal.remove)
         elif settled and self._freezing:

@@ -82,3 +82,59 @@ def test_no_other_error_of_the_target_lets_the_source_run(state: str, error: Liv
     with pytest.raises(InDoubt):
         move.again()
     assert not move.undone
+
+
+class Undone(Move):
+    """A move that is undone with a target that may be ready, and notes in which order."""
+
+    def __init__(self, *failing: str, held: bool = True) -> None:
+        super().__init__(MoveRequest("one", "lmb"), cast("ClientWatch", SimpleNamespace()))
+        self.watch.detach = lambda: None  # type: ignore[method-assign]
+        self._meanwhile = cast("Any", SimpleNamespace(returned=lambda: None))
+        self._spec = cast("Any", SimpleNamespace(name="one"))
+        self._journal = cast("Any", SimpleNamespace(remove=lambda: self.do("remove")))
+        self._held, self._failing = held, failing
+        self.done: list[str] = []
+
+    def do(self, what: str) -> None:
+        if what in self._failing:
+            raise OSError(28, f"{what}: no room")
+        self.done.append(what)
+
+    def _note_return(self) -> None:
+        self.do("note")
+
+    def _release(self) -> None:
+        self.do("release")
+
+    def _restore_policy(self) -> None:
+        self.do("policy")
+
+    def _abort(self) -> None:
+        self.do("abort")
+
+    def undo(self) -> str:
+        reason = TransferError("it broke")
+        self._undo(reason)
+        return reason.message
+
+
+def test_the_source_runs_before_the_target_is_told_where_that_is_noted() -> None:
+    move = Undone()
+    assert move.undo() == "it broke"
+    assert move.done == ["note", "release", "policy", "abort", "remove"]
+
+
+def test_what_cannot_be_noted_is_true_before_the_source_runs() -> None:
+    move = Undone("note")
+    assert "note: no room" in move.undo()
+    assert move.done == ["abort", "release", "policy"]
+    move = Undone("note", held=False)
+    move.undo()
+    assert move.done == ["release", "policy", "abort"]
+
+
+def test_nothing_runs_where_neither_side_can_be_told() -> None:
+    move = Undone("note", "abort")
+    assert "stays frozen here until then" in move.undo()
+    assert move.done == []
