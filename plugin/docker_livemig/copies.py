@@ -177,14 +177,16 @@ def engine_started() -> float:
         size = struct.calcsize("3i")
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     pid = struct.unpack("3i", credentials)[0]
-    with suppress(psutil.NoSuchProcess, FileNotFoundError):
-        listener = psutil.Process(pid)
-        if listener.name() == "dockerd":
+    with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        if psutil.Process(pid).name() == "dockerd":
             return procfs.started(pid)
     # systemd(1) listens for it where the socket is activated.
-    daemons = [each for each in psutil.process_iter(["name", "ppid"]) if each.info["ppid"] == 1]
-    found = [each.pid for each in daemons if each.info["name"] == "dockerd"]
-    return max((procfs.started(each) for each in found), default=0.0)
+    found = [0.0]
+    for each in psutil.process_iter(["name", "ppid"]):
+        if (each.info["name"], each.info["ppid"]) == ("dockerd", 1):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                found.append(procfs.started(each.pid))
+    return max(found)
 
 
 def _freezer(pid: int) -> Freezer | None:
