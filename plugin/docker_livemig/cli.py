@@ -201,12 +201,13 @@ def move_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("container", metavar="CONTAINER", help="name or ID of the container")
     parser.add_argument("host", metavar="HOST", help="where it goes")
-    _add_policy(parser)
+    _add_ways(parser)
+    _add_limits(parser)
     _add_output(parser)
     return parser
 
 
-def _add_policy(parser: argparse.ArgumentParser) -> None:
+def _add_ways(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--mode",
@@ -234,6 +235,10 @@ def _add_policy(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave the container on the source, stopped and renamed",
     )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--downtime-limit",
         metavar="MS",
