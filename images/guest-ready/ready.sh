@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Puts onto a disk of guest-debian all that the tests need, by their own `make build`, and compiles
-# their programs; on this machine's processor, for an emulated one takes ten times as long:
+# Puts onto a disk of guest-debian all that the tests need, by their own `make build`, compiles their
+# programs, and installs the plugin; on this machine's processor, for an emulated one takes ten times
+# as long:
 #     unshare --mount --pid --fork --kill-child ready.sh DISK FILES CLONE CACHE
 # FILES is a directory of files that the disk gets, such as /etc/pip.conf, and /root/bundle, of which
 # CLONE becomes a clone. CACHE is this machine's. Needs root, loop devices, and namespaces of its own.
@@ -29,7 +30,7 @@ inside() {
 printf '#!/bin/sh\nexit 101\n' >"$work/usr/sbin/policy-rc.d"
 chmod 0755 "$work/usr/sbin/policy-rc.d"
 inside git clone -q /root/bundle "$clone"
-inside make -C "$clone" build
+inside make -C "$clone" build install
 inside sh -c "cd $clone && .venv/bin/python -m tests.programs"
 inside sh -c "cd $clone && .venv/bin/python -m pytest -q --collect-only tests/root tests/docker"
 # Images that this machine has built of the same sources, with the same compiler, are the same.
