@@ -13,6 +13,7 @@ PYTEST := PYTHONUNBUFFERED=1 $(PY) -m pytest -v
 TESTS ?= tests
 KERNEL ?= 6.1
 KERNEL_CONFIGS ?= debug.config
+VMS ?=
 
 LIBDIR := $(PREFIX)/lib/docker-livemig
 PLUGIN := $(PREFIX)/lib/docker/cli-plugins/docker-livemig
@@ -62,8 +63,9 @@ hosts-down: $(VENV)/.stamp ## End them and remove what they kept
 demo: build ## Move a running container between two hosts while somebody types into it
 	@$(PY) -m tests.demo
 
+# Where the tests of guests are asked for (LIVEMIG_REQUIRE), so is what they start from.
 .PHONY: test
-test: build ## Run every test that this machine can run, but the long ones
+test: build $(if $(findstring vm,$(LIVEMIG_REQUIRE)),vm-prepare) ## Run every test that this machine can run, but the long ones
 	@$(PYTEST) -m 'not long' $(TESTS)
 
 .PHONY: vm-deps
@@ -71,7 +73,7 @@ vm-deps: build ## Install what guests need: QEMU, debootstrap
 	@PYTHON=$(PYTHON) tests/hosts/deps.sh --vm
 
 .PHONY: vm-prepare
-vm-prepare: vm-deps ## Have the guest in the cache that the tests of vm run in
+vm-prepare: vm-deps kernel-deps ## Have in the cache what the tests of guests start from
 	@$(PY) -m tests.vm prepare
 
 .PHONY: vm-debian
@@ -134,11 +136,11 @@ kernel-deps: build ## Install what builds kernels: Debian's sources, flex, bison
 
 .PHONY: kernel
 kernel: kernel-deps ## Build a patched kernel into the cache (KERNEL=6.1, KERNEL_CONFIGS="debug.config")
-	@$(PY) -m tests.vm.kernels build $(KERNEL) $(KERNEL_CONFIGS)
+	@$(PY) -m tests.vm kernel $(KERNEL) $(KERNEL_CONFIGS)
 
 .PHONY: kernel-check
 kernel-check: kernel-deps ## See that the patches apply to the sources that they were made for
-	@$(PY) -m tests.vm.kernels check
+	@$(PY) -m tests.vm kernel-check
 
 .PHONY: kmod
 kmod: ## Build the module for the kernel whose build directory is KDIR
@@ -149,9 +151,24 @@ kmod-load: kmod ## Load it into the kernel that runs
 	@[ ! -e /dev/livemig ] || rmmod livemig
 	insmod kmod/livemig.ko
 
-.PHONY: test-device
-test-device: kernel-deps vm-deps ## The device's own tests, in a guest with a patched kernel
-	@$(PYTEST) -m vm tests/vm/test_device.py
+.PHONY: vms
+vms: vm-prepare ## Start two machines with the device, vm1 and vm2 (VMS="6.1-debug 6.12": their kernels)
+	@$(PY) -m tests.vm pair $(VMS)
+
+.PHONY: vms-down
+vms-down: $(VENV)/.stamp ## End them and forget their disks
+	@$(PY) -m tests.vm pair-down
+
+.PHONY: test-vm
+test-vm: vm-prepare ## The tests of guests alone
+	@$(PYTEST) -m 'vm and not long' tests/vm
+
+.PHONY: test-kernels
+test-kernels: vm-prepare ## All tests of guests, with every kernel, the address sanitizer included
+	@$(PYTEST) -m vm tests/vm
+	@LIVEMIG_KERNELS=6.12-debug $(PYTEST) -m vm tests/vm/test_device.py tests/vm/test_machines.py
+	@LIVEMIG_KERNELS='6.1-debug 6.12-debug' $(PYTEST) -m vm tests/vm/test_machines.py
+	@LIVEMIG_KERNELS=6.1-debug-kasan $(PYTEST) -m vm tests/vm/test_device.py
 
 .PHONY: clean
 clean: ## Remove what was built; the virtual environment and the image cache stay

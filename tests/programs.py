@@ -27,6 +27,7 @@ PROGRAMS = {
     "state": ("state*.c",),
     "terminal": ("terminal.c",),
 }
+PLACE = "programs"
 FORGOTTEN = 7 * 86400.0
 """Seconds after which a program that nobody has asked for goes."""
 
@@ -38,16 +39,32 @@ def copy_to(place: Path, names: Iterable[str] = tuple(PROGRAMS)) -> None:
             shutil.copy(program, place / program.name)
 
 
+def kept_places() -> list[Path]:
+    """Return the directories in the cache where the programs of these sources are, or will be."""
+    return [_place(name) for name in PROGRAMS]
+
+
+def _place(name: str) -> Path:
+    digest = _digest(_compiler(), [*_sources(name), *sorted(WORKLOADS.glob("*.h"))])
+    return cache() / PLACE / f"{name}-{digest}"
+
+
+def _compiler() -> str:
+    return os.environ.get("CC", "cc")
+
+
+def _sources(name: str) -> list[Path]:
+    return [path for each in PROGRAMS[name] for path in sorted(WORKLOADS.glob(each))]
+
+
 def _built(name: str) -> Path:
     """Return a program in the cache: it appears whole, in a directory named by its sources."""
-    home = cache() / "programs"
-    compiler = os.environ.get("CC", "cc")
-    sources = [path for each in PROGRAMS[name] for path in sorted(WORKLOADS.glob(each))]
-    place = home / f"{name}-{_digest(compiler, [*sources, *sorted(WORKLOADS.glob('*.h'))])}"
+    place = _place(name)
+    home = place.parent
     if not (place / name).exists():
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{name}.draft.", dir=home) as draft:
-            command = [compiler, *FLAGS, "-o", f"{draft}/{name}", *map(str, sources)]
+            command = [_compiler(), *FLAGS, "-o", f"{draft}/{name}", *map(str, _sources(name))]
             subprocess.run(command, check=True, timeout=pace.limit(60))
             place.mkdir(exist_ok=True)
             Path(draft, name).replace(place / name)

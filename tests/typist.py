@@ -19,17 +19,31 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Protocol
 
 import requests
 
 import docker
 from tests import pace
 from tests.attachment import Attachment, ClosedError, Events
-from tests.hosts import Host, HostsError
+from tests.hosts import HostsError
 from tests.recorder import Model
 
 _LOOK = 0.2  # seconds between two looks for an engine that is down
 _MARK, _NO_NUMBER = "mark-", "error: not a number: "
+
+
+class Place(Protocol):
+    """Where a recorder may be: a host of this machine, or a guest."""
+
+    name: str
+
+    @property
+    def socket(self) -> str:
+        """Path of its Docker socket."""
+
+    def api(self, timeout: float) -> docker.APIClient:
+        """Return a new connection to its engine."""
 
 
 class TypistError(AssertionError):
@@ -41,7 +55,7 @@ class Typist:
 
     def __init__(
         self,
-        hosts: Sequence[Host],
+        hosts: Sequence[Place],
         container: str = "recorder",
         *,
         every: float = 0.005,
@@ -68,7 +82,7 @@ class Typist:
         """The numbers that were acknowledged, in order."""
         self.in_flight: int | None = None
         """The number that was typed and not acknowledged yet."""
-        self.host: Host | None = None
+        self.host: Place | None = None
         """Where the recorder was found last."""
         self.moves = 0
         """How often it was found on another host than before."""
@@ -348,7 +362,7 @@ class Typist:
         return False
 
 
-def _runs(host: Host, container: str) -> bool:
+def _runs(host: Place, container: str) -> bool:
     api = host.api(10)
     try:
         state = api.inspect_container(container)["State"]

@@ -23,12 +23,7 @@ Start = Callable[..., App]
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the directory of the compiled workloads.
-
-    LIVEMIG_PROGRAMS names one where that has been done, for a guest without a compiler.
-    """
-    if ready := os.environ.get("LIVEMIG_PROGRAMS"):
-        return Path(ready)
+    """Return the directory of the compiled workloads."""
     place = tmp_path_factory.mktemp("programs")
     copy_to(place)
     return place

@@ -10,7 +10,6 @@ from .debian import (
     CLONE,
     clone,
     demonstrate,
-    is_prepared,
     make,
     prepare,
     running,
@@ -19,6 +18,7 @@ from .debian import (
     state_root,
 )
 from .guest import Guest, Parts, Size
+from .prepared import is_prepared, prepare_all
 from .qmp import VmError
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "is_prepared",
     "make",
     "prepare",
+    "prepare_all",
     "running",
     "start_bare",
     "start_ready",

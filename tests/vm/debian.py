@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
+import tarfile
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.hosts.config import REPO
+from tests.programs import PLACE as PROGRAMS_PLACE
+from tests.programs import copy_to, kept_places
 
 from . import disks, network
 from .guest import Guest, Parts
@@ -51,6 +56,19 @@ def clone(guest: Guest) -> None:
     """
     guest.write("/root/bundle", _bundle())
     guest.run(CLONING)
+    _hand_over_programs(guest)
+
+
+def _hand_over_programs(guest: Guest) -> None:
+    """Give it the tests' programs of these sources: its own compiler takes minutes for them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy_to(Path(scratch))
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
+        for place in kept_places():
+            tar.add(place, place.name)
+    where = f"/root/.cache/livemig/{PROGRAMS_PLACE}"
+    guest.run(f"mkdir -p {where} && tar -xz -C {where}", input=buffer.getvalue())
 
 
 def _bundle() -> bytes:
@@ -100,14 +118,9 @@ def start_ready(guest: Guest) -> None:
     network.take_over(guest)
 
 
-def is_prepared() -> bool:
-    """Tell whether the cache has that guest."""
-    return disks.saved_place(_inputs()).exists()
-
-
 def prepare() -> Path:
     """Have it in the cache: booted from a disk with all of it, the hosts started, and saved."""
-    disk = disks.ready(disks.ready_place(_inputs()), _bundle(), CLONE) / "disk.img"
+    disk = ready_disk()
 
     def make_saved(directory: Path) -> None:
         with running(Guest(directory / "guest")) as guest:
@@ -117,10 +130,20 @@ def prepare() -> Path:
             guest.run("sync; echo 3 >/proc/sys/vm/drop_caches")
             guest.save(directory)
 
-    return disks.kept(disks.saved_place(_inputs()), make_saved)
+    return disks.kept(saved_place(), make_saved)
 
 
-def _inputs() -> str:
+def saved_place() -> Path:
+    """Return where that guest is kept, made or not."""
+    return disks.saved_place("saved", ready_name())
+
+
+def ready_disk() -> Path:
+    """Return the disk with all that the tests need; made where the cache lacks it."""
+    return disks.ready(disks.ready_place(ready_name()), _bundle(), CLONE) / "disk.img"
+
+
+def ready_name() -> str:
     """Return what names it: all that is installed; images, hosts and programs are made anew."""
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
     words = json.dumps(project, sort_keys=True), REPO / "tests/hosts/deps.sh"

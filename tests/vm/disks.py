@@ -64,13 +64,14 @@ def _write(path: str, data: bytes) -> None:
     Path(path).write_bytes(data)
 
 
-def saved_place(digest: str) -> Path:
+def saved_place(kind: str, *words: Path | str) -> Path:
     """Return where a guest is kept that was saved; in the directory of its disk, to go with it.
 
-    (A disk that was made anew would not be the one that it stands on, byte by byte.)
+    (A disk that was made anew would not be the one that it stands on, byte by byte.) ``words`` are
+    what it is made of, besides.
     """
     version = command("qemu-system-x86_64", "--version")
-    return debian_place() / f"saved-{digest_of(digest, version)}"
+    return debian_place() / f"{kind}-{digest_of(*words, version)}"
 
 
 def kept(place: Path, make: Callable[[Path], None]) -> Path:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import docker
 from tests.hosts.proc import Mark, end, load_mark, mark_of
 
 from .qmp import Monitor, VmError
@@ -20,6 +21,8 @@ BOOT_LIMIT = 900.0
 RUN_LIMIT = 60.0
 SAVE_LIMIT = 600.0
 FROZEN = ("disk.qcow2", "memory")
+COMMAND_LINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 tsc=reliable quiet"
+ENGINE = "/run/docker.sock"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Parts:
     """The private key that root's account in it accepts."""
     memory: Path | None = None
     """The memory of a guest that was saved with this disk: it runs on instead of booting."""
+    words: str = ""
+    """What the kernel's command line says besides."""
 
     @classmethod
     def of(cls, base: Path, saved: Path | None = None) -> Parts:
@@ -50,15 +55,29 @@ class Size:
     cpus: int = 2
     memory: int = 4096
     """MiB"""
+    model: str = "max"
+    """What its processors can do, as QEMU's -cpu says it."""
+
+
+@dataclass(frozen=True)
+class Cable:
+    """An end of a cable between two guests: datagrams, so that the other end may come and go."""
+
+    end: Path
+    far_end: Path
+    mac: str
 
 
 class Guest:
     """A guest with a directory of its own for its disk and its sockets."""
 
-    def __init__(self, directory: Path, *, size: Size | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, size: Size | None = None, cable: Cable | None = None
+    ) -> None:
         self.dir = directory
         self.name = directory.name
         self.size = size or Size()
+        self.cable = cable
         self._record = directory / "qemu.json"
 
     # Its life
@@ -97,19 +116,35 @@ class Guest:
         return [
             *("nice", "-n", "10", "qemu-system-x86_64", "-name", self.name, "-nodefaults"),
             # Never KVM: it is not everywhere, and where it is a guest's faults are the machine's.
-            *("-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,la57=off"),
+            *("-accel", "tcg,thread=multi,tb-size=512", "-cpu", f"{self.size.model},la57=off"),
             *("-smp", str(self.size.cpus), "-m", str(self.size.memory), "-display", "none"),
             *("-daemonize", "-pidfile", f"{self.dir}/pid", "-D", f"{self.dir}/qemu.log"),
             *("-serial", f"file:{self.dir}/console.log"),
             *("-qmp", f"unix:{self.dir}/qmp,server=on,wait=off"),
             *("-kernel", str(parts.kernel)),
             *(("-initrd", str(parts.initrd)) if parts.initrd else ()),
-            *("-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 tsc=reliable quiet"),
+            *("-append", f"{COMMAND_LINE} {parts.words}"),
             *("-drive", f"file={self.dir}/disk.qcow2,if=virtio,format=qcow2,cache=unsafe"),
             *("-netdev", f"user,id=net0,hostfwd=tcp:127.0.0.1:{port}-:22"),
             *("-device", "virtio-net-pci,netdev=net0,romfile="),
+            *self._plugged(),
             *("-device", "virtio-rng-pci"),
             *(("-incoming", incoming) if parts.memory else ()),
+        ]
+
+    def _plugged(self) -> list[str]:
+        if self.cable is None:
+            return []
+        end, far_end = self.cable.end, self.cable.far_end
+        # QEMU does not remove the socket of one whose power was cut.
+        end.unlink(missing_ok=True)
+        local, remote = (
+            f"local.type=unix,local.path={end}",
+            f"remote.type=unix,remote.path={far_end}",
+        )
+        return [
+            *("-netdev", f"dgram,id=net1,{local},{remote}"),
+            *("-device", f"virtio-net-pci,netdev=net1,mac={self.cable.mac},romfile="),
         ]
 
     def _await_login(self, deadline: float) -> None:
@@ -208,6 +243,20 @@ class Guest:
         data = data.encode() if isinstance(data, str) else data
         where = shlex.quote(path)
         self.run(f"mkdir -p $(dirname {where}) && cat >{where}", input=data)
+
+    # Its Docker engine
+
+    @property
+    def socket(self) -> str:
+        """Path on this machine that leads to its Docker socket, through ssh."""
+        path = self.dir / "docker.sock"
+        if not path.exists():
+            command(*self._ssh("-O", "forward", "-L", f"{path}:{ENGINE}"), timeout=RUN_LIMIT)
+        return str(path)
+
+    def api(self, timeout: float = RUN_LIMIT) -> docker.APIClient:
+        """Return a new connection to its engine."""
+        return docker.APIClient(base_url=f"unix://{self.socket}", timeout=int(timeout))
 
     def _ssh(self, *options: str) -> list[str]:
         port = (self.dir / "port").read_text()

@@ -1,12 +1,8 @@
-"""Patched kernels for guests, built once and kept in the cache; the module that goes with each.
-
-python -m tests.vm.kernels build VERSION [CONFIG…] | check
-"""
+"""Patched kernels for guests, built once and kept in the cache; the module that goes with each."""
 
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +11,6 @@ from tests.hosts.config import REPO, cache
 
 from .disks import digest_of, kept
 from .guest import command
-from .qmp import VmError
 
 PATCHES = REPO / "kernel-patch"
 MODULE = REPO / "kmod"
@@ -36,9 +31,19 @@ class Kernel:
         """What tells it from the others, such as ``6.1-debug``."""
         return "-".join([self.version, *(name.removesuffix(".config") for name in self.configs)])
 
+    @classmethod
+    def named(cls, name: str) -> Kernel:
+        """Return the one of that name."""
+        version, *configs = name.split("-")
+        return cls(version, tuple(f"{each}.config" for each in configs))
+
+    def place(self) -> Path:
+        """Return where it is kept, built or not."""
+        return cache() / f"kernel-{self.name}-{self.digest()}"
+
     def directory(self) -> Path:
         """Return the directory that it was built in; that is done where the cache lacks it."""
-        return kept(cache() / f"kernel-{self.name}-{self._digest()}", self._build)
+        return kept(self.place(), self._build)
 
     def image(self) -> Path:
         """Return what QEMU boots."""
@@ -48,7 +53,8 @@ class Kernel:
         """Build the module for it in a new directory, and return livemig.ko."""
         return build_module(self.directory(), place)
 
-    def _digest(self) -> str:
+    def digest(self) -> str:
+        """Return what it is made of: Debian's sources, our patches and configurations."""
         source = command("dpkg-query", "-W", "-f", "${Version}", f"linux-source-{self.version}")
         patches = sorted((PATCHES / self.version).iterdir())
         configs = [PATCHES / name for name in ("kernel.config", *self.configs)]
@@ -92,25 +98,3 @@ def _touched(version: str) -> list[str]:
         line for patch in (PATCHES / version).iterdir() for line in patch.read_text().split("\n")
     ]
     return sorted({line.removeprefix("+++ b/") for line in lines if line.startswith("+++ b/")})
-
-
-def main() -> int:
-    """Carry out the command line."""
-    try:
-        match sys.argv[1:]:
-            case ["build", version, *configs]:
-                print(Kernel(version, tuple(configs)).directory())
-            case ["check"]:
-                for version in VERSIONS:
-                    print(check(version))
-            case _:
-                print(__doc__, file=sys.stderr)
-                return 2
-    except (VmError, OSError) as failure:
-        print(f"kernels: {failure}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

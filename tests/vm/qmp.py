@@ -9,10 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.hosts.proc import HostsError
+
 LIMIT = 20.0
 
 
-class VmError(RuntimeError):
+class VmError(HostsError):
     """A guest did not do what it was asked; the message says what, and shows its last words."""
 
 

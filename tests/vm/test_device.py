@@ -3,82 +3,75 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from livemig.model import LAYOUTS
+from livemig.model import DEVICE, LAYOUTS
 
-from . import Guest, Parts, Size, VmError, disks, parcel, running, state_root
-from .debian import slowness
-from .kernels import BUILD_LIMIT, Kernel, build_module, selftest
+from . import Guest, VmError, clone, make
+from .kernels import build_module, selftest
+from .machines import MODULE, Pair
 
-ROOT_LIMIT = 3600.0
-pytestmark = [pytest.mark.vm, pytest.mark.long, pytest.mark.timeout(BUILD_LIMIT + ROOT_LIMIT)]
+pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("quiet"), pytest.mark.timeout(1800)]
 
-ROOT_TESTS = " ".join(
-    f"tests/root/test_{name}.py" for name in ("layout", "moves", "state", "tracker")
+PROGRAM = "/root/selftest"
+CHOSEN = (
+    "tests/root/test_layout.py",
+    "tests/root/test_relocation.py",
+    "'tests/root/test_moves.py::test_all_is_as_it_was[freezer-v2-live]'",
 )
+EVERY = "layout moves relocation state tracker"
+ROOT_LIMIT = 5400.0
 FUZZ_LIMIT = 1800.0
 SEED = int(os.environ.get("LIVEMIG_SEED", "1"))
 BATCHES = int(os.environ.get("LIVEMIG_BATCHES", "100000"))
-KERNEL = Kernel(
-    os.environ.get("LIVEMIG_KERNEL", "6.1"),
-    tuple(os.environ.get("LIVEMIG_KERNEL_CONFIGS", "debug.config").split()),
-)
-# What the kernel says when something is wrong: lib/bug.c, kernel/locking/lockdep.c, mm/kasan.
-COMPLAINT = re.compile(
-    r"WARNING:|BUG:|INFO: .*(task|lock)|possible .* detected|suspicious RCU|Oops|KASAN|Call Trace"
-)
+FEW = 3000
 
 
 @pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    """Yield a guest with the patched kernel and the module loaded."""
-    place = tmp_path_factory.mktemp("device")
-    module = KERNEL.module(place / "kmod")
-    program = selftest(place / "selftest")
-    base = disks.debian()
-    parts = Parts(KERNEL.image(), None, base / "disk.img", base / "key")
-    with running(Guest(state_root() / "device", size=Size(cpus=2, memory=2048))) as made:
-        made.start(parts)
-        made.write("/root/livemig.ko", module.read_bytes())
-        made.write("/root/selftest", program.read_bytes())
-        made.run("chmod 0755 /root/selftest && dmesg --clear && insmod /root/livemig.ko")
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def _quiet(guest: Guest) -> Iterator[None]:
-    """The kernel has nothing to complain of, whatever a test did."""
-    yield
-    log = guest.run("dmesg").stdout
-    assert not COMPLAINT.search(log), log
+def guest(machines: Pair, tmp_path_factory: pytest.TempPathFactory) -> Guest:
+    """Put the selftests into the first of the two machines."""
+    guest = machines[0]
+    program = selftest(tmp_path_factory.mktemp("device") / "selftest")
+    guest.write(PROGRAM, program.read_bytes())
+    guest.run(["chmod", "0755", PROGRAM])
+    return guest
 
 
 def test_every_selftest_passes(guest: Guest) -> None:
-    done = guest.run("/root/selftest", timeout=600, check=False)
+    done = guest.run(PROGRAM, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("ok ") >= 30
 
 
-def test_random_batches_do_what_the_model_says(guest: Guest) -> None:
-    done = guest.run(["/root/selftest", "fuzz", str(SEED), str(BATCHES)], timeout=FUZZ_LIMIT)
-    assert f"ok fuzz {SEED}: {BATCHES} batches" in done.stdout
+@pytest.mark.parametrize("batches", [FEW, pytest.param(BATCHES, marks=pytest.mark.long)])
+def test_random_batches_do_what_the_model_says(guest: Guest, batches: int) -> None:
+    done = guest.run([PROGRAM, "fuzz", str(SEED), str(batches)], timeout=FUZZ_LIMIT)
+    assert f"ok fuzz {SEED}: {batches} batches" in done.stdout
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_processes_are_laid_out_by_it_as_by_the_stub(guest: Guest, layout: str) -> None:
-    parcel.send(guest)
-    slow = slowness(guest)
-    said = parcel.run_tests(guest, ROOT_TESTS, slow=slow, limit=ROOT_LIMIT, LIVEMIG_LAYOUT=layout)
+def laid_out(guest: Guest, layout: str, *tests: str) -> None:
+    """Run tests of tests/root in the guest, out of a fresh clone, and see that all pass."""
+    clone(guest)
+    words = (f'TESTS="{" ".join(tests)}"', f"LIVEMIG_LAYOUT={layout}", "LIVEMIG_REQUIRE=root")
+    said = make(guest, "test", *words, limit=ROOT_LIMIT)
     assert "test_what_was_chosen_lays_memory_out[device] PASSED" in said
 
 
+def test_processes_are_laid_out_by_it(guest: Guest) -> None:
+    laid_out(guest, DEVICE, *CHOSEN)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(ROOT_LIMIT)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_whatever_a_process_has_is_laid_out_by_it_as_by_the_stub(guest: Guest, layout: str) -> None:
+    laid_out(guest, layout, *(f"tests/root/test_{name}.py" for name in EVERY.split()))
+
+
 def test_the_module_goes_and_comes_back(guest: Guest) -> None:
-    guest.run("rmmod livemig && test ! -e /dev/livemig && insmod /root/livemig.ko")
+    guest.run(f"rmmod livemig && test ! -e /dev/livemig && insmod {MODULE}")
     assert guest.run("stat -c %a /dev/livemig").stdout.strip() == "600"
 
 

@@ -1,0 +1,185 @@
+"""Two machines, vm1 and vm2: guests with a patched kernel, the mremap device, Docker, the plugin.
+
+with running_pair() as (a, b):
+    a.run(["docker", "livemig", "recorder", b.name])
+
+A cable of their own links them. They start from guests that were saved with Docker up; vm1 has
+cgroup v2 and the recorder's image, vm2 cgroup v1.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.hosts.config import REPO
+from tests.hosts.images import RECORDER, archive_paths
+
+from . import disks, network
+from .debian import ready_disk, ready_name, state_root
+from .guest import Cable, Guest, Parts, Size, command
+from .kernels import Kernel
+from .qmp import VmError
+
+Pair = tuple[Guest, Guest]
+NAMES = ("vm1", "vm2")
+ADDRESSES = ("10.203.1.1", "10.203.1.2")
+SIZE = Size(cpus=2, memory=2048)
+KERNEL = Kernel("6.1", ("debug.config",))
+CGROUPS = ("systemd.unified_cgroup_hierarchy=1", "systemd.unified_cgroup_hierarchy=0")
+MODULE = "/root/livemig.ko"
+WHEEL = "/root/wheels"
+PYTHON = "/usr/local/lib/docker-livemig/bin/python"
+LIMIT = 600.0
+FURNISH = """\
+set -e
+hostnamectl set-hostname {name}
+printf '127.0.0.1 localhost\\n{address} {name}\\n{far_address} {far_name}\\n' >/etc/hosts
+printf 'auto eth1\\niface eth1 inet static\\n\\taddress {address}/24\\n' >>/etc/network/interfaces
+ifup eth1
+chmod 0600 /root/.ssh/id_ed25519
+# The disk of both has the same key.
+for name in {name} {address} {far_name} {far_address}; do
+	echo "$name $(cut -d ' ' -f 1-2 /etc/ssh/ssh_host_ed25519_key.pub)"
+done >/root/.ssh/known_hosts
+docker info >/dev/null
+docker livemig setup
+sync
+echo 3 >/proc/sys/vm/drop_caches
+"""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One of the two: which, and with which kernel."""
+
+    number: int
+    kernel: Kernel = KERNEL
+
+    @property
+    def name(self) -> str:
+        """Its node name."""
+        return NAMES[self.number]
+
+    def guest(self, root: Path, size: Size = SIZE) -> Guest:
+        """Return its guest below a directory where the other one is, too."""
+        ends = [root / f"{name}.cable" for name in NAMES]
+        mac = f"52:54:00:0a:cb:{self.number + 1:02x}"
+        cable = Cable(ends[self.number], ends[1 - self.number], mac)
+        return Guest(root / self.name, size=size, cable=cable)
+
+    def parts(self, saved: Path | None = None) -> Parts:
+        """Return what it is made of, or what it was saved as."""
+        base = disks.debian()
+        disk = ready_disk() if saved is None else saved / "disk.qcow2"
+        memory = None if saved is None else saved / "memory"
+        words = CGROUPS[self.number]
+        return Parts(self.kernel.image(), None, disk, base / "key", memory, words)
+
+    def place(self) -> Path:
+        """Return where it is kept as it was saved, made or not."""
+        words = (f"{ADDRESSES} {SIZE} {CGROUPS} {FURNISH}", self.kernel.digest(), ready_name())
+        return disks.saved_place(
+            f"{self.name}-{self.kernel.name}", *words, archive_paths()[RECORDER]
+        )
+
+    def saved(self) -> Path:
+        """Return where it is kept as it was saved with Docker up; made where the cache lacks it."""
+        return disks.kept(self.place(), self._make)
+
+    def _make(self, directory: Path) -> None:
+        home = state_root() / "making"  # the names of sockets have to be short
+        home.mkdir(parents=True, exist_ok=True)
+        guest = self.guest(home)
+        try:
+            guest.start(self.parts())
+            self.furnish(guest)
+            guest.save(directory)
+        finally:
+            guest.remove()
+
+    def furnish(self, guest: Guest) -> None:
+        """Give it its name and its address, and let both log in to each other."""
+        network.take_over(guest)
+        guest.write("/root/.ssh/id_ed25519", (disks.debian() / "key").read_bytes())
+        far = 1 - self.number
+        names = {"name": self.name, "far_name": NAMES[far]}
+        script = FURNISH.format(**names, address=ADDRESSES[self.number], far_address=ADDRESSES[far])
+        guest.run(script, timeout=LIMIT)
+        if self.number == 0:
+            guest.run("docker load", input=archive_paths()[RECORDER].read_bytes(), timeout=LIMIT)
+
+
+@contextmanager
+def running_pair(
+    kernels: tuple[Kernel, Kernel] = (KERNEL, KERNEL), root: Path | None = None
+) -> Iterator[Pair]:
+    """Start both, and end them on the way out."""
+    home = root or state_root() / "pair"
+    try:
+        yield start(home, kernels)
+    finally:
+        stop(home)
+
+
+def start(root: Path, kernels: tuple[Kernel, Kernel]) -> Pair:
+    """Start both from what was saved, with the module and the plugin as they are here."""
+    stop(root)
+    root.mkdir(parents=True, exist_ok=True)
+    each = [Machine(number, kernel) for number, kernel in enumerate(kernels)]
+    saved = [machine.saved() for machine in each]
+    pair = each[0].guest(root), each[1].guest(root)
+    with tempfile.TemporaryDirectory(prefix="livemig-vms.") as draft:
+        wheel = _wheel(Path(draft))
+        modules = [
+            machine.kernel.module(Path(draft, f"kmod-{machine.name}")).read_bytes()
+            for machine in each
+        ]
+
+        def ready(number: int) -> None:
+            pair[number].start(each[number].parts(saved[number]))
+            install(pair[number], wheel, modules[number])
+
+        in_both(ready)
+    return pair
+
+
+def stop(root: Path) -> None:
+    """End both, and forget their disks."""
+    for number in range(len(NAMES)):
+        Machine(number).guest(root).remove()
+
+
+def attach(root: Path) -> Pair:
+    """Return both that are up; VmError where they are not."""
+    pair = Machine(0).guest(root), Machine(1).guest(root)
+    for guest in pair:
+        if not guest.alive():
+            raise VmError(f"{guest.name} is down (make vms)")
+    return pair
+
+
+def install(guest: Guest, wheel: Path, module: bytes) -> None:
+    """Have this tree's plugin and module in it."""
+    guest.write(MODULE, module)
+    guest.write(f"{WHEEL}/{wheel.name}", wheel.read_bytes())
+    pip = f"{PYTHON} -m pip install -q --no-index --no-deps --force-reinstall {WHEEL}/{wheel.name}"
+    guest.run(f"insmod {MODULE} && {pip} && docker livemig setup", timeout=LIMIT)
+
+
+def _wheel(place: Path) -> Path:
+    pip = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", place)
+    command(*pip, REPO)
+    return next(place.glob("*.whl"))
+
+
+def in_both(work: Callable[[int], object]) -> None:
+    """Do something for both at once; both have ended it when a failure is raised."""
+    with ThreadPoolExecutor(len(NAMES)) as workers:
+        for done in [workers.submit(work, number) for number in range(len(NAMES))]:
+            done.result()

@@ -1,0 +1,99 @@
+"""From machine to machine: the recorder moves from vm1 to vm2 and back while somebody types."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from docker_livemig.exits import EXIT_CODES
+from livemig.errors import KernelLacks
+from livemig.model import COMPARISON, DEVICE, SOFT_DIRTY, STUB, WRITE_PROTECT
+from tests.hosts import RECORDER
+from tests.typist import Typist
+
+from . import Guest
+from .machines import Pair
+
+pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("quiet"), pytest.mark.timeout(900)]
+
+NAME = "recorder"
+LIMIT = 300.0
+TYPING = 0.02
+"""Seconds between two numbers: who types shares the processors with both machines."""
+
+
+@pytest.fixture
+def recorder(machines: Pair) -> Iterator[Typist]:
+    """Run it in vm1, and type into it from this machine."""
+    a, _ = machines
+    try:
+        a.run(["docker", "run", "-d", "-i", "--name", NAME, RECORDER], timeout=LIMIT)
+        with Typist(machines, NAME, every=TYPING, limit=LIMIT) as typist:
+            typist.wait_for(20, LIMIT)
+            yield typist
+    finally:
+        for guest in machines:
+            guest.run(["docker", "rm", "-f", NAME], timeout=LIMIT, check=False)
+
+
+def move(source: Guest, target: Guest, *options: str) -> dict[str, Any]:
+    """Move it as a user would, with every page compared, and return the summary."""
+    words = ["docker", "livemig", "--verify", "--format", "json", *options, NAME, target.name]
+    summary: dict[str, Any] = json.loads(source.run(words, timeout=LIMIT).stdout)
+    return summary
+
+
+def there_and_back(machines: Pair, typist: Typist, *options: str) -> list[dict[str, Any]]:
+    """Move it twice; nobody notices but by the wait, and nothing is left where it was."""
+    found = []
+    for source, target in (machines, machines[::-1]):
+        found.append(move(source, target, *options))
+        typist.wait_for(10, LIMIT)
+        assert "heap=intact" in typist.verify()
+        assert typist.host is target
+        assert source.run("docker ps -aq; ls /var/lib/livemig").stdout == ""
+    return found
+
+
+def test_they_are_two_machines_with_the_device(machines: Pair) -> None:
+    kinds = {"vm1": "cgroup2fs", "vm2": "tmpfs"}
+    for guest in machines:
+        assert guest.run("uname -n").stdout.strip() == guest.name
+        assert guest.run("stat -f -c %T /sys/fs/cgroup").stdout.strip() == kinds[guest.name]
+        assert guest.run("stat -c '%F %a' /dev/livemig").stdout == "character special file 600\n"
+        assert guest.run("cat /sys/module/apparmor/parameters/enabled").stdout == "Y\n"
+        assert guest.run("cat /proc/1/comm").stdout == "systemd\n"
+
+
+@pytest.mark.parametrize(
+    ("layout", "mode"),
+    [
+        (DEVICE, "live"),
+        (STUB, "stop-and-copy"),
+        pytest.param(DEVICE, "stop-and-copy", marks=pytest.mark.long),
+        pytest.param(STUB, "live", marks=pytest.mark.long),
+    ],
+)
+def test_the_recorder_goes_there_and_comes_back(
+    machines: Pair, recorder: Typist, layout: str, mode: str
+) -> None:
+    for summary in there_and_back(machines, recorder, "--layout", layout, "--mode", mode):
+        assert (summary["layout"], summary["mode"]) == (layout, mode)
+
+
+@pytest.mark.parametrize("tracker", [COMPARISON, SOFT_DIRTY, WRITE_PROTECT])
+def test_with_each_tracker_the_same_pages_arrive(
+    machines: Pair, recorder: Typist, tracker: str
+) -> None:
+    source, target = machines
+    words = ["docker", "livemig", "--verify", "--tracker", tracker, NAME, target.name]
+    done = source.run(words, timeout=LIMIT, check=False)
+    if tracker == WRITE_PROTECT and "6.1." in source.run("uname -r").stdout:
+        assert (done.returncode, WRITE_PROTECT in done.stderr) == (EXIT_CODES[KernelLacks], True)
+        return
+    assert done.returncode == 0, done.stderr
+    recorder.wait_for(10, LIMIT)
+    assert "heap=intact" in recorder.verify()
