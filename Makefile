@@ -113,6 +113,10 @@ format: deps ## Bring all sources into their format
 bench: build ## Measure downtime, total time and bytes (BENCH_JSON=FILE for the numbers)
 	@PYTHONUNBUFFERED=1 $(PY) -m tests.bench
 
+.PHONY: bench-vm
+bench-vm: vm-prepare ## Measure in two guests: the device against the stub, moves against CRIU's
+	@PYTHONUNBUFFERED=1 $(PY) -m tests.bench.vm
+
 .PHONY: install
 install: stub ## Install the plugin and its runtime on this machine (PREFIX=/usr/local)
 	@PYTHON=$(PYTHON) tests/hosts/deps.sh --only-venv

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Protocol
 
 import requests
 
@@ -27,23 +26,11 @@ import docker
 from tests import pace
 from tests.attachment import Attachment, ClosedError, Events
 from tests.hosts import HostsError
+from tests.place import Place
 from tests.recorder import Model
 
 _LOOK = 0.2  # seconds between two looks for an engine that is down
 _MARK, _NO_NUMBER = "mark-", "error: not a number: "
-
-
-class Place(Protocol):
-    """Where a recorder may be: a host of this machine, or a guest."""
-
-    name: str
-
-    @property
-    def socket(self) -> str:
-        """Path of its Docker socket."""
-
-    def api(self, timeout: float) -> docker.APIClient:
-        """Return a new connection to its engine."""
 
 
 class TypistError(AssertionError):

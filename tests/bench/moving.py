@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.attachment import Attachment
-from tests.docker.moves import Pair, move
-from tests.hosts import RECORDER, Host
+from tests.docker.moves import move
+from tests.hosts import RECORDER
+from tests.place import Place
 
 NAME = "bench"
 MODES = ("live", "stop-and-copy")
@@ -57,7 +58,7 @@ class Series:
         return statistics.median(self.values(name))
 
 
-def ask(host: Host, line: str) -> str:
+def ask(host: Place, line: str) -> str:
     """Type a line into the recorder and return its report."""
     with Attachment(str(host.socket), NAME) as attachment:
         attachment.send(line)
@@ -67,7 +68,7 @@ def ask(host: Host, line: str) -> str:
 
 
 @contextmanager
-def recorder(host: Host, pair: Pair, mebibytes: int, choice: str) -> Iterator[None]:
+def recorder(host: Place, pair: Sequence[Place], mebibytes: int, choice: str) -> Iterator[None]:
     """Run the recorder with that much memory, ticking, until the scope ends."""
     options = ["--tick", "/dev/null", "--heap", str(mebibytes), "--rewrite", choice]
     host.run(["docker", "run", "-d", "-i", "--name", NAME, RECORDER, *options])
@@ -79,27 +80,28 @@ def recorder(host: Host, pair: Pair, mebibytes: int, choice: str) -> Iterator[No
             each.run(["docker", "rm", "-f", NAME], check=False)
 
 
-def measure(pair: Pair, mebibytes: int, choice: str, moves: int) -> list[Series]:
+def measure(pair: Sequence[Place], mebibytes: int, choice: str, moves: int) -> list[Series]:
     """Move to and fro, the modes by turns, ``moves`` times each."""
     found = [Series(choice, mode, mebibytes) for mode in MODES]
     place = 0
     with recorder(pair[0], pair, mebibytes, choice):
         for _ in range(moves):
             for series in found:
-                series.trips.append(_trip(pair[place], pair[1 - place], series.mode))
+                series.trips.append(trip(pair[place], pair[1 - place], series.mode))
                 place = 1 - place
-                trip = series.trips[-1]
+                last = series.trips[-1]
                 print(
-                    f"{choice} {mebibytes} MiB {series.mode}: {trip.gap_ms:.1f} ms gap, "
-                    f"{trip.summary['downtime_ms']:.1f} ms downtime, "
-                    f"{trip.summary['total_ms']:.0f} ms in all "
-                    + " ".join(f"{k} {v:.1f}" for k, v in trip.summary["steps"].items()),
+                    f"{choice} {mebibytes} MiB {series.mode}: {last.gap_ms:.1f} ms gap, "
+                    f"{last.summary['downtime_ms']:.1f} ms downtime, "
+                    f"{last.summary['total_ms']:.0f} ms in all "
+                    + " ".join(f"{k} {v:.1f}" for k, v in last.summary["steps"].items()),
                     file=sys.stderr,
                 )
     return found
 
 
-def _trip(source: Host, target: Host, mode: str) -> Trip:
+def trip(source: Place, target: Place, mode: str) -> Trip:
+    """Move it once, and hear from it what it saw."""
     ask(source, "-1")
     summary = move(source, NAME, target, "--mode", mode)
     report = ask(target, "0")

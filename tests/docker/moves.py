@@ -18,6 +18,7 @@ from livemig.errors import LivemigError
 from tests.attachment import Attachment
 from tests.hosts import Host, in_both
 from tests.hosts.config import REPO
+from tests.place import Place
 
 Pair = tuple[Host, Host]
 LIMIT = 90.0
@@ -38,14 +39,14 @@ def ready_for(pair: Pair, name: str) -> Iterator[Pair]:
 
 
 def try_move(
-    source: Host, container: str, target: str, *options: str
+    source: Place, container: str, target: str, *options: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `docker livemig` in a host, whatever comes of it."""
     argv = ["docker", "livemig", "--progress", "quiet", "--format", "json", *options]
     return source.run([*argv, container, target], timeout=LIMIT, check=False)
 
 
-def move(source: Host, container: str, target: Host, *options: str) -> dict[str, Any]:
+def move(source: Place, container: str, target: Place, *options: str) -> dict[str, Any]:
     """Move a container and return the summary; the command's own words where that fails."""
     result = try_move(source, container, target.name, *options)
     assert result.returncode == 0, result.stderr

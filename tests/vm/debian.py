@@ -32,6 +32,7 @@ git fetch -q ../bundle HEAD
 git checkout -q --force --detach FETCH_HEAD
 git clean -q -x -d -ff -e .venv -e __pycache__
 [ ! -e .venv/.stamp ] || touch .venv/.stamp"""
+CLONE_LIMIT = 300.0
 DEMO_LIMIT = 1800.0
 SLOWEST = 12.0  # a limit shall still be one
 TIMING = """\
@@ -55,7 +56,7 @@ def clone(guest: Guest) -> None:
     and size of the source, and compiles what is new.
     """
     guest.write("/root/bundle", _bundle())
-    guest.run(CLONING)
+    guest.run(CLONING, timeout=CLONE_LIMIT)
     _hand_over_programs(guest)
 
 

@@ -1,0 +1,86 @@
+"""Measure between two machines, against CRIU: `make bench-vm`. BENCH_MOVES makes a short run of it.
+
+Each figure is of one run; the gap is what the recorder saw by its own clock. The two clocks differ
+by what the machines differ: so a trip there and one back are counted as one, by their mean.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+
+from tests.bench import criu, moving
+from tests.bench.report import Bar
+from tests.vm import clone
+from tests.vm.debian import CLONE
+from tests.vm.kernels import Kernel
+from tests.vm.machines import Pair, running_pair
+
+KERNEL = "6.1"
+SIZES = (64, 256)
+LIMIT = 1200.0
+
+
+def gaps(pair: Pair, mebibytes: int, rounds: int) -> dict[str, float]:
+    """Return the medians of the gaps that the recorder saw, in ms, of trips there and back."""
+    found: dict[str, list[float]] = {"livemig": [], "criu": []}
+    ways = (pair, pair[::-1])
+    with moving.recorder(pair[0], pair, mebibytes, "fixed"), criu.recorder(pair, mebibytes):
+        for _ in range(rounds):
+            ours = [moving.trip(*way, "live").gap_ms for way in ways]
+            theirs = [criu.trip(*way) for way in ways]
+            for name, both in (("livemig", ours), ("criu", theirs)):
+                found[name].append(statistics.mean(both))
+                _tell(f"{mebibytes} MiB {name}: " + ", ".join(f"{gap:.0f} ms" for gap in both))
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def layouts(pair: Pair) -> dict[str, float]:
+    """Return what tests.bench.layouts finds in the first machine."""
+    guest = pair[0]
+    clone(guest)
+    guest.run(f"make -s -C {CLONE} stub", timeout=LIMIT)
+    script = f"cd {CLONE} && .venv/bin/python -m tests.bench.layouts"
+    found: dict[str, float] = json.loads(guest.run(script, timeout=LIMIT).stdout)
+    return found
+
+
+def main() -> int:
+    """Measure everything, print it, and return the exit code."""
+    rounds = int(os.environ.get("BENCH_MOVES", "3"))
+    kernel = Kernel.named(os.environ.get("LIVEMIG_KERNELS", KERNEL))
+    with running_pair((kernel, kernel)) as pair:
+        version, _ = (criu.install(guest) for guest in pair)
+        layout = layouts(pair)
+        found = {size: gaps(pair, size, rounds) for size in SIZES}
+        release = pair[0].run("uname -r").stdout.strip()
+    print(f"two guests (QEMU's emulator), Linux {release}, CRIU {version}; medians\n")
+    print("| MiB | livemig ms | CRIU ms |\n|---:|---:|---:|")
+    for size, values in found.items():
+        print(f"| {size} | {values['livemig']:.0f} | {values['criu']:.0f} |")
+    print("\n| | device | stub |\n|---|---:|---:|")
+    mapping = [layout[f"{name} mapping_us"] for name in ("device", "stub")]
+    moved = [layout[f"{name} moving_ms"] for name in ("device", "stub")]
+    print(f"| one of 5,000 mappings, µs | {mapping[0]:.1f} | {mapping[1]:.1f} |")
+    print(f"| 256 MiB moved, ms | {moved[0]:.1f} | {moved[1]:.1f} |")
+    print(f"\n256 MiB copied: {layout['copying_ms']:.0f} ms\n")
+    checks = [
+        Bar(f"gap at {size} MiB to CRIU's", values["livemig"] / values["criu"], 0.2)
+        for size, values in found.items()
+    ]
+    checks += [
+        Bar("a mapping by the device to one by the stub", mapping[0] / mapping[1], 2),
+        Bar("moving 256 MiB by the device to copying it", moved[0] / layout["copying_ms"], 0.2),
+    ]
+    print("\n".join(map(str, checks)))
+    return 0 if all(check.holds for check in checks) else 1
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
