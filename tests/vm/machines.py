@@ -9,12 +9,12 @@ cgroup v2 and the recorder's image, vm2 cgroup v1.
 
 from __future__ import annotations
 
+import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.hosts.config import REPO
@@ -33,7 +33,7 @@ SIZE = Size(cpus=2, memory=2048)
 KERNEL = Kernel("6.1", ("debug.config",))
 CGROUPS = ("systemd.unified_cgroup_hierarchy=1", "systemd.unified_cgroup_hierarchy=0")
 MODULE = "/root/livemig.ko"
-WHEEL = "/root/wheels"
+WHEELS = "wheels"
 PYTHON = "/usr/local/lib/docker-livemig/bin/python"
 LIMIT = 600.0
 FURNISH = """\
@@ -130,29 +130,45 @@ def running_pair(
 def start(root: Path, kernels: tuple[Kernel, Kernel]) -> Pair:
     """Start both from what was saved, with the module and the plugin as they are here."""
     stop(root)
-    root.mkdir(parents=True, exist_ok=True)
+    (root / WHEELS).mkdir(parents=True)
     each = [Machine(number, kernel) for number, kernel in enumerate(kernels)]
     saved = [machine.saved() for machine in each]
     pair = each[0].guest(root), each[1].guest(root)
-    with tempfile.TemporaryDirectory(prefix="livemig-vms.") as draft:
-        wheel = _wheel(Path(draft))
-        modules = [
-            machine.kernel.module(Path(draft, f"kmod-{machine.name}")).read_bytes()
-            for machine in each
-        ]
+    pip = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", root / WHEELS)
+    command(*pip, REPO)
+    for machine in each:
+        machine.kernel.module(root / f"kmod-{machine.name}")
 
-        def ready(number: int) -> None:
-            pair[number].start(each[number].parts(saved[number]))
-            install(pair[number], wheel, modules[number])
+    def ready(number: int) -> None:
+        pair[number].start(each[number].parts(saved[number]))
+        install(pair[number])
 
-        in_both(ready)
+    in_both(ready)
     return pair
+
+
+@contextmanager
+def booted_as(guest: Guest, machine: Machine, model: str) -> Iterator[Guest]:
+    """Have a machine's processors be of another model for a while; it boots for that."""
+    saved = machine.saved()
+    guest.stop()
+    other = machine.guest(guest.dir.parent, replace(guest.size, model=model))
+    try:
+        other.start(replace(machine.parts(saved), memory=None))
+        install(other)
+        yield other
+    finally:
+        other.stop()
+        guest.start(machine.parts(saved))
+        install(guest)
 
 
 def stop(root: Path) -> None:
     """End both, and forget their disks."""
-    for number in range(len(NAMES)):
+    for number, name in enumerate(NAMES):
         Machine(number).guest(root).remove()
+        shutil.rmtree(root / f"kmod-{name}", ignore_errors=True)
+    shutil.rmtree(root / WHEELS, ignore_errors=True)
 
 
 def attach(root: Path) -> Pair:
@@ -164,18 +180,14 @@ def attach(root: Path) -> Pair:
     return pair
 
 
-def install(guest: Guest, wheel: Path, module: bytes) -> None:
-    """Have this tree's plugin and module in it."""
-    guest.write(MODULE, module)
-    guest.write(f"{WHEEL}/{wheel.name}", wheel.read_bytes())
-    pip = f"{PYTHON} -m pip install -q --no-index --no-deps --force-reinstall {WHEEL}/{wheel.name}"
+def install(guest: Guest) -> None:
+    """Have this tree's plugin and module in it, as `start` has built them."""
+    home = guest.dir.parent
+    guest.write(MODULE, (home / f"kmod-{guest.name}" / "livemig.ko").read_bytes())
+    wheel = next((home / WHEELS).glob("*.whl"))
+    guest.write(f"/root/{wheel.name}", wheel.read_bytes())
+    pip = f"{PYTHON} -m pip install -q --no-index --no-deps --force-reinstall /root/{wheel.name}"
     guest.run(f"insmod {MODULE} && {pip} && docker livemig setup", timeout=LIMIT)
-
-
-def _wheel(place: Path) -> Path:
-    pip = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", place)
-    command(*pip, REPO)
-    return next(place.glob("*.whl"))
 
 
 def in_both(work: Callable[[int], object]) -> None:

@@ -9,18 +9,20 @@ from typing import Any
 import pytest
 
 from docker_livemig.exits import EXIT_CODES
-from livemig.errors import KernelLacks
+from livemig.errors import KernelLacks, MachineMismatch
 from livemig.model import COMPARISON, DEVICE, SOFT_DIRTY, STUB, WRITE_PROTECT
 from tests.hosts import RECORDER
 from tests.typist import Typist
 
 from . import Guest
-from .machines import Pair
+from .conftest import kernels
+from .machines import Machine, Pair, booted_as
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("quiet"), pytest.mark.timeout(900)]
 
 NAME = "recorder"
 LIMIT = 300.0
+LEFT = "docker ps -aq; find /var/lib/livemig -mindepth 1 ! -name setup.json"
 TYPING = 0.02
 """Seconds between two numbers: who types shares the processors with both machines."""
 
@@ -54,7 +56,7 @@ def there_and_back(machines: Pair, typist: Typist, *options: str) -> list[dict[s
         typist.wait_for(10, LIMIT)
         assert "heap=intact" in typist.verify()
         assert typist.host is target
-        assert source.run("docker ps -aq; ls /var/lib/livemig").stdout == ""
+        assert source.run(LEFT).stdout == ""
     return found
 
 
@@ -97,3 +99,17 @@ def test_with_each_tracker_the_same_pages_arrive(
     assert done.returncode == 0, done.stderr
     recorder.wait_for(10, LIMIT)
     assert "heap=intact" in recorder.verify()
+
+
+@pytest.mark.long
+def test_a_target_whose_processor_lacks_something_is_refused(
+    machines: Pair, recorder: Typist
+) -> None:
+    source, target = machines
+    words = ["docker", "livemig", "--progress", "json", NAME, target.name]
+    with booted_as(target, Machine(1, kernels()[1]), "max,-avx2"):
+        done = source.run(words, timeout=LIMIT, check=False)
+    error = json.loads(done.stderr.splitlines()[-1])["error"]
+    assert (error["code"], done.returncode) == (MachineMismatch.code, EXIT_CODES[MachineMismatch])
+    assert "avx2" in error["message"]
+    recorder.wait_for(10, LIMIT)
