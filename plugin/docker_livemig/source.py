@@ -58,7 +58,7 @@ from livemig.outgoing import Outgoing
 from livemig.stdin import LateInput
 from livemig.system import priority, procfs
 from livemig.tracker import check_tracker
-from livemig.wire import to_wire
+from livemig.wire import prepare, to_wire
 
 _ABORT = 30.0
 _PATIENCE = 120.0  # seconds that a committed move tries to reach its target
@@ -188,6 +188,7 @@ class Move:
         self.watch.enter(SourcePhase.CREATE)
         self.watch.report("create", f"creating the held container on {self.request.host}")
         self._session.send(FrameType.CREATE)
+        prepare(Ready, Running)
         self._session.expect(FrameType.CREATED, Created)
         self.watch.enter(SourcePhase.FILES)
         self.watch.report("files", f"sending {self._manifest.size} bytes of changed files")

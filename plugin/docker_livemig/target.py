@@ -19,6 +19,7 @@ from docker_livemig.heldwatch import HeldWatch
 from docker_livemig.journal import Journal
 from docker_livemig.machine import check_vdso
 from docker_livemig.messages import (
+    Commit,
     Created,
     Prepare,
     Prepared,
@@ -39,7 +40,7 @@ from livemig.link import Link
 from livemig.pages import Batch
 from livemig.rounds import LayoutUpdate, RoundEnd
 from livemig.system import priority
-from livemig.wire import from_wire, to_wire
+from livemig.wire import from_wire, prepare, to_wire
 
 _STEP = 600.0  # seconds between two frames of the source, heartbeats apart
 
@@ -181,6 +182,7 @@ class Arrival:
         self._incoming = Incoming(self._pid, self._freezer, layout=self._prepare.layout)
         self._close.callback(self._incoming.close)
         self._send(FrameType.CREATED, Created(self._id))
+        prepare(LayoutUpdate, Batch, RoundEnd, State, Commit)
         reach(TargetPhase.FOLLOW)
 
     def _rootfs(self, frame: Frame) -> None:
