@@ -48,13 +48,21 @@ class Pace:
 
     def round(self) -> RoundStat:
         """Send one round and wait until the target has it."""
-        started, sent = time.monotonic(), self._session.bytes_sent
-        stat = self._outgoing.round(self._session.link.send)
+        self.send()
+        return self.confirm()
+
+    def send(self) -> None:
+        """Send one round; ``confirm`` comes before anything else is sent."""
+        self._started, self._sent = time.monotonic(), self._session.bytes_sent
+        self._stat = self._outgoing.round(self._session.link.send)
+
+    def confirm(self) -> RoundStat:
+        """Wait until the target has what was sent."""
         self._session.confirm(FrameType.ROUND_DONE)
         result = replace(
-            stat,
-            bytes=self._session.bytes_sent - sent,
-            millis=(time.monotonic() - started) * 1000,
+            self._stat,
+            bytes=self._session.bytes_sent - self._sent,
+            millis=(time.monotonic() - self._started) * 1000,
         )
         self.done.append(result)
         return result

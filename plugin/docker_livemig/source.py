@@ -235,14 +235,17 @@ class Move:
         if changes := rootfs.changed(self._manifest, manifest):
             self._send_files(rootfs.pack(self._spec.upper_dir, changes))
         self._step("files")
-        self._pace.round()
+        self._pace.send()
         self._step("last round")
         self._digests = self._digest_pages() if self.request.verify else ()
-        return self._outgoing.extract()
+        image = self._outgoing.extract()  # while the target writes the pages
+        self._step("extract")
+        self._pace.confirm()
+        self._step("last round")
+        return image
 
     def _send_state(self, image: Image) -> None:
         self.watch.enter(SourcePhase.STATE)
-        self._step("extract")
         body = to_wire(State(image, self._digests))
         # Frozen for good before the target can be ready: so a death of ours lets nothing run on.
         self._stdin = self._outgoing.seal()
@@ -251,8 +254,9 @@ class Move:
         self._held = True
         self._session.send(FrameType.STATE, body)
         self.watch.enter(SourcePhase.REBUILD)
+        digest = state_digest(body)
         ready = self._session.expect(FrameType.READY, Ready)
-        if ready.state != state_digest(body):
+        if ready.state != digest:
             raise StateMismatch("the target built another state than was sent")
         self.layout = ready.layout
         self._step("rebuild")
@@ -441,7 +445,7 @@ class Move:
 
     def _step(self, name: str) -> None:
         now = time.monotonic()
-        self.steps[name] = (now - self._last_step) * 1000
+        self.steps[name] = self.steps.get(name, 0.0) + (now - self._last_step) * 1000
         self._last_step = now
 
     def _summary(self, running: Running) -> MoveSummary:
