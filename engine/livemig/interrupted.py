@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from livemig import calls, detour
 from livemig.calls import Left, Timed
@@ -24,6 +23,7 @@ from livemig.system.numbers import (
     NR_RESTART_SYSCALL,
     NR_RT_SIGTIMEDWAIT,
 )
+from livemig.system.procfs import read_text
 from livemig.system.ptrace import Registers
 from livemig.system.schedclock import last_ran
 from livemig.system.timerlist import Timer, read_timers
@@ -237,7 +237,7 @@ def _memory(tid: int) -> Iterator[Memory]:
 
 def _look(tid: int) -> Look | None:
     try:
-        words = Path(f"/proc/{tid}/syscall").read_text(encoding="ascii").split()
+        words = read_text(f"/proc/{tid}/syscall").split()
         if not words[0].isdigit() or not calls.has_time_out(int(words[0])):
             return None
         number = int(words[0])
@@ -256,7 +256,7 @@ def _where(tid: int) -> str:
     found = ""
     for name in ("wchan", "stack"):
         try:
-            found += Path(f"/proc/{tid}/{name}").read_text(encoding="ascii")
+            found += read_text(f"/proc/{tid}/{name}")
         except OSError:  # a kernel without it, or one that does not say
             continue
     return found

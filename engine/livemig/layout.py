@@ -87,6 +87,8 @@ def difference(old: Sequence[Mapping], new: Sequence[Mapping]) -> Change:
 
     What shows the same bytes before and after stays, with its pages.
     """
+    if old == new:  # so it is mostly, and then the application may stand still
+        return Change((), (), ())
     kept_old: dict[int, list[tuple[int, int]]] = {}
     kept_new: dict[int, list[tuple[int, int]]] = {}
     protected = []

@@ -136,7 +136,7 @@ def _limit(found: bytes) -> tuple[int, int]:
 
 
 def _read(pid: int, name: str) -> str:
-    return Path(f"/proc/{pid}/{name}").read_text(encoding="ascii").strip()
+    return procfs.read_text(f"/proc/{pid}/{name}").strip()
 
 
 def _address_space(pid: int, brk: int) -> AddressSpace:
@@ -208,6 +208,6 @@ def refuse_filters(pid: int, filters: tuple[bytes, ...]) -> None:
 def lsm_label(pid: int) -> str:
     """Return what a security module (AppArmor, SELinux) confines a process by, if one does."""
     try:
-        return Path(f"/proc/{pid}/attr/current").read_text(encoding="utf-8").rstrip("\0\n")
+        return procfs.read_text(f"/proc/{pid}/attr/current").rstrip("\0\n")
     except OSError:  # no security module that labels processes
         return ""

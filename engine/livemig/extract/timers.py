@@ -31,7 +31,7 @@ def list_timers(pid: int) -> list[Timer]:
     Raises NotCarried where the kernel has no such file and so does not tell.
     """
     try:
-        text = Path(f"/proc/{pid}/timers").read_text(encoding="ascii")
+        text = procfs.read_text(f"/proc/{pid}/timers")
     except FileNotFoundError as error:
         if not Path(f"/proc/{pid}").exists():
             raise

@@ -30,6 +30,12 @@ class Area:
     name: str
 
 
+def read_text(path: str) -> str:
+    """Return what a file of the kernel says; twice as fast as pathlib, and these are many."""
+    with open(path, "rb", buffering=0) as file:
+        return file.readall().decode("utf-8", "surrogateescape")
+
+
 def read_areas(pid: int) -> list[Area]:
     """Return the memory areas of a process, by ascending address, vsyscall left out.
 
@@ -95,7 +101,7 @@ def read_status(pid: int, tid: int | None = None) -> dict[str, str]:
     """Return the fields of /proc/PID/status, or of one thread's."""
     path = f"/proc/{pid}/status" if tid is None else f"/proc/{pid}/task/{tid}/status"
     fields = {}
-    for line in Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+    for line in read_text(path).splitlines():
         key, _, value = line.partition(":")
         fields[key] = value.strip()
     return fields
@@ -103,7 +109,7 @@ def read_status(pid: int, tid: int | None = None) -> dict[str, str]:
 
 def read_stat(pid: int) -> list[str]:
     """Return the fields of /proc/PID/stat; index 0 is field 1 of proc(5), the name unwrapped."""
-    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="surrogateescape")
+    text = read_text(f"/proc/{pid}/stat")
     head, _, tail = text.rpartition(")")
     number, _, name = head.partition("(")
     return [number.strip(), name, *tail.split()]
@@ -138,7 +144,7 @@ def descriptors(pid: int) -> list[int]:
 
 def descriptor_info(pid: int, number: int) -> dict[str, str]:
     """Return the fields of /proc/PID/fdinfo/N."""
-    text = Path(f"/proc/{pid}/fdinfo/{number}").read_text(encoding="utf-8")
+    text = read_text(f"/proc/{pid}/fdinfo/{number}")
     return {
         key: value.strip() for key, _, value in (each.partition(":") for each in text.splitlines())
     }
@@ -159,11 +165,12 @@ def clock_offsets(pid: int) -> tuple[int, int]:
 
     time_namespaces(7); (0, 0) where the kernel has no time namespaces.
     """
-    path = Path(f"/proc/{pid}/timens_offsets")
-    if not path.exists():
+    try:
+        text = read_text(f"/proc/{pid}/timens_offsets")
+    except FileNotFoundError:
         return 0, 0
     offsets = {}
-    for line in path.read_text(encoding="ascii").splitlines():
+    for line in text.splitlines():
         name, seconds, nanoseconds = line.split()
         offsets[name] = int(seconds) * 1_000_000_000 + int(nanoseconds)
     return offsets.get("monotonic", 0), offsets.get("boottime", 0)

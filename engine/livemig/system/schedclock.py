@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from pathlib import Path
+
+from livemig.system.procfs import read_text
 
 _EXEC_START = re.compile(r"^se\.exec_start\s*:\s*(\d+)\.(\d+)$", re.MULTILINE)
 _PROCESSOR = 38  # of the words of /proc/TID/stat, the name being one
@@ -37,10 +38,10 @@ def last_ran(tid: int) -> int | None:
 
 
 def _exec_start(tid: int | str) -> int | None:
-    match = _EXEC_START.search(Path(f"/proc/{tid}/sched").read_text(encoding="ascii"))
+    match = _EXEC_START.search(read_text(f"/proc/{tid}/sched"))
     return None if match is None else int(match[1]) * 1_000_000 + int(match[2])
 
 
 def _processor(tid: int) -> int:
-    text = Path(f"/proc/{tid}/stat").read_text(encoding="utf-8", errors="surrogateescape")
+    text = read_text(f"/proc/{tid}/stat")
     return int(text.rpartition(")")[2].split()[_PROCESSOR - 2])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from pathlib import Path
+
+from livemig.system.procfs import read_text
 
 _CLOCKS = (time.CLOCK_MONOTONIC, time.CLOCK_REALTIME, time.CLOCK_BOOTTIME, time.CLOCK_TAI)
 _LINES = re.compile(
@@ -31,7 +32,7 @@ def read_timers() -> frozenset[Timer]:
     soft interrupts (enum hrtimer_base_type).
     """
     try:
-        text = Path("/proc/timer_list").read_text(encoding="ascii", errors="replace")
+        text = read_text("/proc/timer_list")
     except FileNotFoundError:
         return frozenset()
     return parse(text)
