@@ -23,7 +23,7 @@ from livemig.system.memory import PAGE_SIZE, Memory
 from livemig.system.numbers import NR_MMAP, NR_MUNMAP
 from livemig.system.procfs import PROT_EXEC, PROT_READ, PROT_WRITE
 from livemig.system.ptrace import Registers, signed
-from livemig.tracing import Tracee, telling_death
+from livemig.tracing import StillRuns, Tracee, telling_death
 
 MAP_PRIVATE_ANONYMOUS = 0x22
 _MAP_FIXED, _MAP_FIXED_NOREPLACE = 0x10, 0x100000
@@ -235,10 +235,13 @@ def borrow(tracee: Tracee, memory: Memory, gadgets: Gadgets) -> Iterator[Loan]:
 
 @contextmanager
 def _undone_by(undo: Callable[[], object]) -> Iterator[None]:
-    """Call ``undo`` at the end of a scope, unless there is nothing any more to undo it in."""
+    """Call ``undo`` at the end of a scope, unless there is nothing any more to undo it in.
+
+    A thread that cannot be stopped undoes it by itself: its way back leads there.
+    """
     try:
         yield
-    except ProcessGone:
+    except (ProcessGone, StillRuns):
         raise
     except BaseException:
         undo()

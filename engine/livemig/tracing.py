@@ -31,6 +31,10 @@ class Stop:
     event: int
 
 
+class StillRuns(InternalError):
+    """A traced thread did not stop in time."""
+
+
 @contextmanager
 def telling_death(pid: int) -> Iterator[None]:
     """Raise ProcessGone where what is done to a process fails because it has ended."""
@@ -54,7 +58,7 @@ def wait_stop(tid: int, timeout: float) -> Stop:
 
     SIGCHLD tells of it at once in a program whose threads all have it blocked.
 
-    Raises ProcessGone where it ended (it is reaped, so that its parent sees it), and InternalError
+    Raises ProcessGone where it ended (it is reaped, so that its parent sees it), and StillRuns
     where it did not stop within ``timeout`` seconds.
     """
     deadline = time.monotonic() + timeout
@@ -69,7 +73,7 @@ def wait_stop(tid: int, timeout: float) -> Stop:
                 return _read_status(tid, status)
             left = deadline - time.monotonic()
             if left <= 0:
-                raise InternalError(f"thread {tid} did not stop within {timeout} s")
+                raise StillRuns(f"thread {tid} did not stop within {timeout:g} s")
             signal.sigtimedwait({signal.SIGCHLD}, min(left, _SLICE))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
@@ -90,7 +94,8 @@ class Tracee:
     """One traced thread.
 
     ``call`` is what is known of the system call that a stop has interrupted: a thread that was
-    stopped once shows restart_syscall from then on.
+    stopped once shows restart_syscall from then on. ``timeout`` are the seconds that it has to stop
+    when it is asked to; it is not for what it is made to do.
     """
 
     def __init__(self, tid: int, *, options: int = 0, timeout: float = 5.0) -> None:
@@ -156,9 +161,9 @@ class Tracee:
                 return
             self.held_signals.append(stop.signal)
 
-    def wait(self) -> Stop:
-        """Wait for the next stop."""
-        return wait_stop(self.tid, self.timeout)
+    def wait(self, timeout: float | None = None) -> Stop:
+        """Wait for the next stop, ``timeout`` seconds long, or as long as a stop may take."""
+        return wait_stop(self.tid, self.timeout if timeout is None else timeout)
 
     def resume(self) -> None:
         """Let the stopped thread run, still traced."""

@@ -175,10 +175,10 @@ def await_state(app: App, state: str) -> None:
 LENGTH = 30_000_000  # nanoseconds
 
 
-def begin_nap(app: App, stub: Stub) -> None:
+def begin_nap(app: App, stub: Stub, seconds: int = 0) -> None:
     """Begin a stub run that lasts a while, so that something can happen meanwhile."""
     table = stub.table()
-    length = table.place(struct.pack("=qq", 0, LENGTH))
+    length = table.place(struct.pack("=qq", seconds, LENGTH))
     table.call("nanosleep", NR_NANOSLEEP, length, 0)
     table.call("getpid", NR_GETPID)
     stub.start(table)
@@ -319,6 +319,34 @@ def test_a_call_of_a_table_that_fails_is_named(carried: App, borrower: Borrower)
             assert stub.run(again) == [1]
         with borrower.loan() as loan, pytest.raises(OSError, match=rf"close in .* {carried.pid}"):
             loan.call("close", NR_CLOSE, 999)
+        assert borrower.look() == before
+    after_read(carried)
+
+
+def test_what_a_thread_is_made_to_do_may_take_longer_than_a_stop(
+    carried: App, borrower: Borrower
+) -> None:
+    carried.settle()
+    with borrower.stopped(), borrower.stub() as stub:
+        begin_nap(carried, stub, 1)
+        borrower.tracee.timeout, usual = 0.5, borrower.tracee.timeout
+        stub.finish()
+        borrower.tracee.timeout = usual
+    after_read(carried)
+
+
+def test_a_call_of_a_table_that_does_not_end_is_named(carried: App, borrower: Borrower) -> None:
+    def work() -> None:
+        with borrower.stub() as stub:
+            stub.limit = 0.2
+            begin_nap(carried, stub, 1000)
+            stub.finish()
+
+    carried.settle()
+    with borrower.stopped():
+        before = borrower.look()
+        with pytest.raises(InternalError, match=rf"{carried.pid}: nanosleep did not end within"):
+            work()
         assert borrower.look() == before
     after_read(carried)
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import pytest
 
 from docker_livemig import watch as module
-from docker_livemig.steps import LIMITS, SourcePhase
+from docker_livemig.steps import ANSWER, LIMITS, SourcePhase
 from docker_livemig.watch import ClientWatch
 from livemig.errors import Cancelled, LivemigError, StepTimeout
 from livemig.link import Link
+from livemig.stub.runner import RUN_LIMIT
 from tests.unit.leftovers import nothing_left
 
 pytestmark = pytest.mark.usefixtures(nothing_left.__name__)
@@ -40,6 +41,10 @@ def both(monkeypatch: pytest.MonkeyPatch) -> Iterator[Both]:
         yield Both(client, target)
     for pair in pairs:
         os.close(pair[1])
+
+
+def test_the_other_side_waits_longer_than_what_it_waits_for() -> None:
+    assert RUN_LIMIT < ANSWER
 
 
 def test_the_limit_of_the_move_names_the_step(both: Both) -> None:

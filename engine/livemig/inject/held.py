@@ -13,7 +13,7 @@ from contextlib import suppress
 from livemig.errors import InternalError, ProcessGone, ProtocolError
 from livemig.layout import free_hole
 from livemig.model import Mapping
-from livemig.stub.runner import SIZE, Stub
+from livemig.stub.runner import RUN_LIMIT, SIZE, Stub
 from livemig.stub.table import Table
 from livemig.system import handles, procfs, ptrace
 from livemig.system.memory import PAGE_SIZE, Memory
@@ -228,4 +228,4 @@ class Held:
         with suppress(ProcessLookupError, ProcessGone):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             while True:
-                self.tracee.wait()
+                self.tracee.wait(RUN_LIMIT)  # all of its memory is freed first

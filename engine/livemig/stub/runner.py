@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import struct
+import time
 from contextlib import ExitStack
 
 from livemig.errors import InternalError
@@ -12,11 +13,14 @@ from livemig.stub.table import BUFFERS_SIZE, CALLS_SIZE, Table
 from livemig.system import ptrace
 from livemig.system.memory import PAGE_SIZE, Memory
 from livemig.system.numbers import NR_TGKILL
-from livemig.tracing import Tracee
+from livemig.tracing import StillRuns, Stop, Tracee
 
 STACK_SIZE = 64 << 10
 SIZE = PAGE_SIZE + CALLS_SIZE + BUFFERS_SIZE + STACK_SIZE
 ALL_SIGNALS = (1 << 64) - 1
+RUN_LIMIT = 100.0
+"""Seconds that a table may take: its calls may fill, lock or free all of a process's memory. The
+other side waits a little longer for an answer, and hears by name what did not end."""
 _SI_USER, _SI_TKILL = 0, -6
 # Ignored by a process that has neither a handler nor a tracer, so that a stub whose tracer has died
 # goes on (kernel/signal.c, sig_kernel_ignore). SIGCONT would be one more, but it lets a stopped
@@ -44,6 +48,8 @@ class Stub:
         self.base = base
         self.end = end
         self.frame = frame
+        self.limit = RUN_LIMIT
+        self._running = self.table()
 
     @property
     def stack(self) -> int:
@@ -59,7 +65,7 @@ class Stub:
         return Table(self.base + PAGE_SIZE)
 
     def run(self, table: Table) -> list[int]:
-        """Run a table and return the results; raises CallFailed, ProcessGone."""
+        """Run a table and return the results; raises CallFailed, ProcessGone, and as ``finish``."""
         self.start(table)
         self.finish()
         return self.results(table)
@@ -70,6 +76,7 @@ class Stub:
 
     def start(self, table: Table) -> None:
         """Let the thread, which is stopped, enter the table."""
+        self._running = table
         for address, data in table.encode(self.frame, self.end):
             self.memory.write(address, data)
         registers = ptrace.get_registers(self.tracee.tid)
@@ -83,11 +90,15 @@ class Stub:
         self.tracee.resume()
 
     def finish(self) -> None:
-        """Wait until the table has run; the thread is stopped then."""
-        tid = self.tracee.tid
+        """Wait until the table has run; the thread is stopped then.
+
+        Where it has not within ``limit`` seconds, raises InternalError that names the call; that is
+        StillRuns where the thread cannot even be stopped in it.
+        """
+        tid, deadline = self.tracee.tid, time.monotonic() + self.limit
         with ExitStack() as later:
             while True:
-                stop = self.tracee.wait()
+                stop = self._await_stop(deadline)
                 if stop.event == 0 and stop.signal == self.end:
                     if self._is_own(ptrace.get_siginfo(tid)):
                         return
@@ -99,6 +110,20 @@ class Stub:
                 else:
                     later.callback(self.tracee.held_signals.append, stop.signal)
                 ptrace.cont(tid)
+
+    def _await_stop(self, deadline: float) -> Stop:
+        try:
+            return self.tracee.wait(max(deadline - time.monotonic(), 0.0))
+        except StillRuns:
+            table = self._running
+            call = table.under_way(self.memory.read(table.base, table.size()))
+        problem = f"process {self.memory.pid}: {call} did not end within {self.limit:g} s"
+        try:
+            ptrace.interrupt(self.tracee.tid)
+            self.tracee.wait()
+        except StillRuns as error:
+            raise StillRuns(problem) from error
+        raise InternalError(problem)
 
     def _is_own(self, info: bytes) -> bool:
         """Tell whether the stub's tgkill to itself sent a signal.

@@ -12,6 +12,7 @@ from livemig.stub.blob import MAGIC, VERSION
 _HEADER = struct.Struct("=IIIIQII")
 _CALL = struct.Struct("=Q6QqQ")
 _MAY_FAIL = 1
+_WORD = (1 << 64) - 1
 CALLS_SIZE = 128 << 10
 BUFFERS_SIZE = 128 << 10
 
@@ -41,7 +42,7 @@ class Table:
 
     def call(self, name: str, number: int, *arguments: int, may_fail: bool = False) -> int:
         """Add a call and return its index; ``name`` is for the error that tells its failure."""
-        words = tuple(argument & ((1 << 64) - 1) for argument in arguments)
+        words = tuple([argument & _WORD for argument in arguments])
         flags = _MAY_FAIL if may_fail else 0
         self._calls.append((name, (number, *words, *[0] * (6 - len(words))), flags))
         if _HEADER.size + len(self._calls) * _CALL.size > CALLS_SIZE:
@@ -74,21 +75,28 @@ class Table:
         """Return the length of header and calls in bytes."""
         return _HEADER.size + len(self._calls) * _CALL.size
 
+    def under_way(self, data: bytes) -> str:
+        """Return the name of the call that a table is in."""
+        return [*(name for name, _, _ in self._calls), "the end of a table"][_done(data)]
+
     def decode(self, data: bytes) -> list[int]:
         """Return the results, -errno where a call that may fail did.
 
         Raises CallFailed for the first call that may not fail and did.
         """
-        done = _HEADER.unpack_from(data)[3]
-        results = [
-            _CALL.unpack_from(data, _HEADER.size + index * _CALL.size)[7]
-            for index in range(len(self._calls))
-        ]
+        done = _done(data)
+        calls = memoryview(data)[_HEADER.size : self.size()]
+        results = [call[7] for call in _CALL.iter_unpack(calls)]
         if done < len(self._calls):
             name = self._calls[done][0]
             number = -results[done]
             raise CallFailed(number, f"{name}: {os.strerror(number)} ({_name(number)})")
         return results
+
+
+def _done(data: bytes) -> int:
+    """Return how many calls were made."""
+    return int(_HEADER.unpack_from(data)[3])
 
 
 def _name(number: int) -> str:
