@@ -85,7 +85,7 @@ def extract_process(
     securebits = table.call("prctl PR_GET_SECUREBITS", NR_PRCTL, PR_GET_SECUREBITS)
     brk = table.call("brk", NR_BRK, 0)
     results = stub.run(table)
-    read = stub.memory.read
+    read = stub.filled(table)
     status = procfs.read_status(pid)
     tracee = loan.tracee.tid
     return Process(

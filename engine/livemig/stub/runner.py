@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import struct
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from livemig.errors import InternalError
@@ -73,6 +74,15 @@ class Stub:
     def results(self, table: Table) -> list[int]:
         """Return the results of a table that has run."""
         return table.decode(self.memory.read(table.base, table.size()))
+
+    def filled(self, table: Table) -> Callable[[int, int], bytes]:
+        """Return a reader (address, length) of the buffers of a table that has run.
+
+        All of them are read now, at once: one by one they take a while.
+        """
+        start, size = table.buffers()
+        data = self.memory.read(start, size)
+        return lambda address, length: data[address - start : address - start + length]
 
     def start(self, table: Table) -> None:
         """Let the thread, which is stopped, enter the table."""

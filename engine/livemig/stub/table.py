@@ -75,6 +75,10 @@ class Table:
         """Return the length of header and calls in bytes."""
         return _HEADER.size + len(self._calls) * _CALL.size
 
+    def buffers(self) -> tuple[int, int]:
+        """Return address and length in bytes of all buffers together."""
+        return self.base + CALLS_SIZE, len(self._buffers)
+
     def under_way(self, data: bytes) -> str:
         """Return the name of the call that a table is in."""
         return [*(name for name, _, _ in self._calls), "the end of a table"][_done(data)]
