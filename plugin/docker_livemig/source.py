@@ -1,8 +1,8 @@
 """The source's side of a move: it owns the migration.
 
 Phases follow one another. What goes wrong before the commit is undone: the container runs on, and
-the target is told. The line "committed" in the journal is the point of no return. The target
-follows by frames; PROTOCOL.md tells their order.
+the target is told. The line "committed" in the journal is the point of no return; from there on it
+is a `Handover`. The target follows by frames; PROTOCOL.md tells their order.
 """
 
 from __future__ import annotations
@@ -17,23 +17,21 @@ from typing import Any
 
 import xxhash
 
-from docker_livemig import containers, copies, engine_api, far, health, images, rootfs
+from docker_livemig import containers, engine_api, far, health, images, rootfs
 from docker_livemig.bundle import seccomp_profile
+from docker_livemig.handover import Handover
 from docker_livemig.journal import Journal
 from docker_livemig.lock import alone
 from docker_livemig.machine import check_machine, vdso_digest
 from docker_livemig.meanwhile import Meanwhile
 from docker_livemig.messages import (
-    Commit,
     Created,
-    Finished,
     PageDigest,
     Prepare,
     Prepared,
     Ready,
     Running,
     State,
-    Status,
     state_digest,
 )
 from docker_livemig.pace import Pace
@@ -44,10 +42,8 @@ from docker_livemig.steps import SourcePhase, SourceState
 from docker_livemig.sweep import sweep
 from docker_livemig.watch import ClientWatch
 from livemig.errors import (
-    InDoubt,
     LivemigError,
     StateMismatch,
-    TargetError,
     TransferError,
     UsageError,
 )
@@ -55,14 +51,11 @@ from livemig.frames import FrameType
 from livemig.link import Link
 from livemig.model import Image
 from livemig.outgoing import Outgoing
-from livemig.stdin import LateInput
 from livemig.system import priority, procfs
 from livemig.tracker import check_tracker
 from livemig.wire import prepare, to_wire
 
 _ABORT = 30.0
-_PATIENCE = 120.0  # seconds that a committed move tries to reach its target
-_LAST_INPUT = 5.0
 _VERIFY_CHUNK = 1 << 20
 
 
@@ -89,11 +82,11 @@ class Move:
     steps: dict[str, float] = field(default_factory=dict)
     _session: Session = field(init=False)
     _outgoing: Outgoing = field(init=False)
+    _handover: Handover = field(init=False)
     _told: bool = False  # the target knows of the move
     _watching: bool = False  # the process has been looked at
     _freezing: bool = False  # the container has lost its restart policy, and more
     _held: bool = False  # the target may be ready
-    _lost: bool = False  # the target has said that its copy was ended before it ran
 
     def run(self) -> MoveSummary:
         """Go through all phases."""
@@ -135,7 +128,7 @@ class Move:
                 raise
             raise reason from error
         running = self._commit()
-        self._finish()
+        self._handover.finish(self._stdin)
         return running
 
     # Phases that can be undone
@@ -328,118 +321,30 @@ class Move:
     # The point of no return, and what comes after it
 
     def _decide(self) -> None:
-        """Decide for the target: from here on the source's copy does not run again."""
-        self.watch.enter(SourcePhase.COMMIT)
-        self.watch.commit()
-        self._meanwhile.committed()
-        self._journal.append(SourceState.COMMITTED)
-        self._commitment = self._take_typed()
+        self._handover = Handover(
+            self._api,
+            self._spec,
+            self.request.host,
+            self._journal,
+            self.watch,
+            self._meanwhile,
+            self._session,
+            self._outgoing,
+            self.notes,
+        )
+        self._handover.decide()
         self._step("commit")
 
     def _commit(self) -> Running:
         try:
-            running = self._tell_commit()
+            running = self._handover.commit()
         except LivemigError as error:
-            running = self._commit_again(error)
+            if self._handover.lost:
+                self._undo(error)
+            raise
         self._step("switch")
         self.downtime = (time.monotonic() - self._frozen_at) * 1000
         return running
-
-    def _take_typed(self) -> Commit:
-        try:
-            return Commit(self._outgoing.typed())
-        except OSError as error:
-            self.notes.append(f"what was typed and not read is lost: {error}")
-            return Commit()
-
-    def _tell_commit(self) -> Running:
-        self._session.send(FrameType.COMMIT, to_wire(self._commitment))
-        return self._session.expect(FrameType.RUNNING, Running)
-
-    def _commit_again(self, reason: LivemigError) -> Running:
-        """Bring the decision to a target whose connection was lost; InDoubt where that fails.
-
-        TargetError where the target's copy was lost before it ran: then the container runs on here.
-        """
-        self.watch.report("resume", f"{reason.message}; connecting again")
-        try:
-            return self._session.resume(_PATIENCE, self._commit_where_it_stands)
-        except LivemigError as error:
-            if self._lost:
-                self._undo(error)
-            if self._lost or isinstance(error, InDoubt):
-                raise
-            raise self._in_doubt(error.message) from error
-
-    def _commit_where_it_stands(self, status: Status) -> Running:
-        if status.state == "running":
-            return Running(status.container_id)
-        if status.state == "ready":
-            try:
-                return self._tell_commit()
-            except TargetError as error:  # what became of the copy then, its journal says
-                raise TransferError(error.message) from error
-        if status.state == "lost":
-            self._lost = True
-            raise TargetError(
-                f"{self.request.host} lost the copy of {self._spec.name} before it ran; the "
-                "container runs on at the source",
-                hint="was the host, or its Docker, restarted? move it again",
-            )
-        if status.state == "busy":
-            raise TransferError(f"a peer on {self.request.host} is at work on the move")
-        raise self._in_doubt(f"the move is {status.state} there")
-
-    def _in_doubt(self, problem: str) -> InDoubt:
-        return InDoubt(
-            f"container {self._spec.name} was handed over to {self.request.host}, which does not "
-            f"confirm that it runs there: {problem}",
-            hint=f"the copy here stays frozen: `docker livemig recover {self.move_id}`",
-        )
-
-    def _finish(self) -> None:
-        self.watch.enter(SourcePhase.FINISH)
-        self.watch.report("finish", "removing the source's container")
-        self._outgoing.kill()
-        self._forward_input(self._stdin)
-        try:
-            copies.end(self._api, self._journal)
-            self._journal.remove()
-            self._meanwhile.await_end()
-        except (LivemigError, OSError) as error:
-            self.notes.append(
-                f"the container's remains on the source could not be removed: {error}; "
-                f"`docker livemig recover {self.move_id}` does that"
-            )
-            return
-        self.watch.enter(SourcePhase.FAREWELL)
-        try:
-            self.notes += self._finish_target()
-        except LivemigError as error:
-            self.notes.append(f"{self.request.host} did not confirm the end: {error.message}")
-        self._meanwhile.tell_stopped(self.request.host)
-        self.notes += self._meanwhile.notes
-
-    def _finish_target(self) -> tuple[str, ...]:
-        try:
-            return self._tell_finish()
-        except TransferError:
-            return self._session.resume(
-                _ABORT, lambda status: self._tell_finish() if status.state == "running" else ()
-            )
-
-    def _tell_finish(self) -> tuple[str, ...]:
-        self._session.send(FrameType.FINISH, self._meanwhile.last_word())
-        return self._session.expect(FrameType.FINISHED, Finished).notes
-
-    def _forward_input(self, stdin: LateInput | None) -> None:
-        if stdin is None:
-            return
-        try:
-            for data in stdin.rest(_LAST_INPUT):
-                self._session.send(FrameType.STDIN, None, data)
-        except TransferError as error:
-            self.notes.append(f"late standard input may be lost: {error.message}")
 
     # Details
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from docker_livemig.handover import Handover
 from docker_livemig.messages import Running, Status
 from docker_livemig.requests import MoveRequest
 from docker_livemig.session import Session
@@ -17,13 +18,15 @@ from livemig.errors import DiskFull, InDoubt, LinkLost, LivemigError, TargetErro
 
 
 class Far:
-    """A target that says STATUS when it is called again, and answers COMMIT with an error."""
+    """A target that is lost, says STATUS when it is called again, and answers with an error."""
 
     def __init__(self, state: str, answer: LivemigError | None = None) -> None:
         self._status = Status(state)
         self._answer = answer
+        self._lost = True
 
     def resume(self, _: float, go_on: Callable[[Status], Running]) -> Running:
+        self._lost = False
         if self._status.state == "":
             assert self._answer
             raise self._answer
@@ -33,6 +36,8 @@ class Far:
         pass
 
     def expect(self, *_: Any) -> Running:
+        if self._lost:
+            raise LinkLost("the connection is lost")
         if self._answer:
             raise self._answer
         return Running("there")
@@ -49,17 +54,21 @@ class Committed(Move):
     """A move that is past its commit, and only notes that it was undone."""
 
     def __init__(self, far: Far) -> None:
-        super().__init__(MoveRequest("one", "lmb"), cast("ClientWatch", Quiet()))
-        self._session = cast("Session", far)
-        self._commitment = cast("Any", None)
-        self._spec = cast("Any", SimpleNamespace(name="one"))
+        watch, nothing = cast("ClientWatch", Quiet()), cast("Any", None)
+        super().__init__(MoveRequest("one", "lmb"), watch)
+        spec, journal = (cast("Any", SimpleNamespace(name="one", move_id="1")) for _ in range(2))
+        session = cast("Session", far)
+        self._handover = Handover(
+            nothing, spec, "lmb", journal, watch, nothing, session, nothing, self.notes
+        )
+        self._frozen_at = self._last_step = 0.0
         self.undone = False
 
     def _undo(self, reason: BaseException) -> None:  # noqa: ARG002
         self.undone = True
 
     def again(self) -> Running:
-        return self._commit_again(LinkLost("the connection is lost"))
+        return self._commit()
 
 
 def test_it_is_completed_where_the_copy_runs_or_is_ready() -> None:
