@@ -26,16 +26,14 @@ def acquire(place: Path, patience: float = 0.0) -> int | None:
     FileNotFoundError where the directory is not there, or not any more.
     """
     begun = time.monotonic()
-    while (handle := _attempt(place)) is None:
-        owners = _owners(place)
-        if not owners:  # it has gone since, or is in a PID namespace that cannot be seen from here
-            handle = _attempt(place)
+    while True:
+        owners = _owners(place)  # before the attempt, which tells whether they have gone since
+        if (handle := _attempt(place)) is not None:
+            return handle
         dying = bool(owners) and all(procfs.is_dying(pid) for pid in owners)
-        limit = max(patience, _DYING) if dying else patience
-        if handle is not None or time.monotonic() - begun >= limit:
-            break
+        if time.monotonic() - begun >= (max(patience, _DYING) if dying else patience):
+            return None
         time.sleep(_PAUSE)  # flock(2) has no time limit of its own
-    return handle
 
 
 def _attempt(place: Path) -> int | None:
@@ -53,7 +51,7 @@ def _attempt(place: Path) -> int | None:
 
 
 def _owners(place: Path) -> list[int]:
-    """Return who has the lock, as far as can be seen from here.
+    """Return who has the lock, as far as can be seen from this PID namespace.
 
     The kernel lists locks by the number of the file alone that is good on every file system.
     """
