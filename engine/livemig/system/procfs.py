@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from livemig.errors import InternalError
+from livemig.system import vmflags
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 _LOOKS = 100
@@ -83,17 +85,22 @@ class AreaDetails(NamedTuple):
 
 def read_area_details(pid: int) -> dict[int, AreaDetails]:
     """Return the details of every memory area by its start address: some 15 ms a GiB."""
+    with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="surrogateescape") as lines:
+        return parse_area_details(lines)
+
+
+def parse_area_details(lines: Iterable[str]) -> dict[int, AreaDetails]:
+    """Return the same from the lines of the file."""
     found: dict[int, AreaDetails] = {}
     start = huge = 0
-    with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            key, _, value = line.partition(" ")
-            if key == "VmFlags:":
-                found[start] = AreaDetails(frozenset(value.split()), huge)
-            elif key == "AnonHugePages:":
-                huge = int(value.split()[0]) << 10
-            elif not key.endswith(":"):
-                start = int(key.split("-")[0], 16)
+    for line in lines:
+        key, _, value = line.partition(" ")
+        if key == "VmFlags:":
+            found[start] = AreaDetails(vmflags.named(value.split()), huge)
+        elif key == "AnonHugePages:":
+            huge = int(value.split()[0]) << 10
+        elif not key.endswith(":"):
+            start = int(key.split("-")[0], 16)
     return found
 
 
