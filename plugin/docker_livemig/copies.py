@@ -21,6 +21,7 @@ from docker_livemig.containers import ContainerSpec
 from docker_livemig.engine_api import DEFAULT_SOCKET, RUNTIME, translating
 from docker_livemig.images import Loaded
 from docker_livemig.journal import Journal
+from docker_livemig.steps import TargetState
 from livemig.errors import TransferError
 from livemig.freezer import Freezer
 from livemig.system import procfs
@@ -118,7 +119,11 @@ def discard(api: docker.APIClient, journal: Journal) -> None:
 
 
 def settle_in(api: docker.APIClient, journal: Journal) -> None:
-    """Tell Docker on the target that the container which arrived runs; may be done again."""
+    """Tell Docker on the target that the container which arrived runs; may be done again.
+
+    A dockerd may have ended it as it started, and takes its time for that: one that was started
+    since the container was held may have done so after the container began to run.
+    """
     spec, container = spec_of(journal), journal.details()["container"]
     copy = look(api, container)
     if copy.lives and (freezer := _freezer(copy.pid)):
@@ -130,7 +135,7 @@ def settle_in(api: docker.APIClient, journal: Journal) -> None:
         with suppress(FileNotFoundError):
             hold.unmount(copy.pid)
     hold.forget(container)
-    since = next((line.time for line in journal.read() if line.state == "started"), 0.0)
+    since = next((line.time for line in journal.read() if line.state == TargetState.HELD), 0.0)
     _restore_policy(api, container, spec, copy, since)
 
 

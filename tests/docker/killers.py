@@ -7,8 +7,11 @@ import os
 import select
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+
+import psutil
 
 from docker_livemig.journal import Journal
 from docker_livemig.steps import TargetState
@@ -142,6 +145,22 @@ class Scene:
         self.kill_engine(side)()
         return lambda: None
 
+    def begin_engine(self, side: int) -> Mend:
+        """Kill a host's dockerd, and begin to start another, which gets no further for now."""
+        host, worker = self.pair[side], ThreadPoolExecutor(1)
+        host.stop_engine(signal.SIGKILL)
+        starting = worker.submit(host.start_engine)
+        while (begun := _dockerd(host)) is None:
+            assert not starting.done(), "no dockerd has started"
+        begun.suspend()
+
+        def go_on() -> None:
+            begun.resume()
+            starting.result(LIMIT)
+            worker.shutdown()
+
+        return go_on
+
     def restart_all(self, side: int) -> Mend:
         """Kill a host's peer, and restart its dockerd."""
         self.kill_peer(side)
@@ -151,6 +170,14 @@ class Scene:
         """Cut a host's power."""
         self.pair[side].kill()
         return lambda: restart(self.pair[side])
+
+
+def _dockerd(host: Host) -> psutil.Process | None:
+    for each in processes(host):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            if each.name() == "dockerd":
+                return each
+    return None
 
 
 KILLERS: dict[str, Callable[[Scene], Mend]] = {
@@ -172,6 +199,7 @@ MENDED_AT_ONCE = ("source's host", "target's host")
 RESTARTERS: dict[str, Callable[[Scene], Mend]] = {
     "a restart of the source's engine": lambda scene: scene.restart_engine(0),
     "a restart of the target's engine": lambda scene: scene.restart_engine(1),
+    "a begun restart of the target's engine": lambda scene: scene.begin_engine(1),
     "the source's peer and a restart of its engine": lambda scene: scene.restart_all(0),
 }
 

@@ -278,6 +278,7 @@ def test_every_killer_at_every_step(container: Container, killer: str, first: in
         ("source <committed", "a restart of the source's engine", True, True),
         ("source <committed", "a restart of the target's engine", False, True),
         ("target >started", "a restart of the target's engine", True, False),
+        ("target <started", "a begun restart of the target's engine", True, False),
     ],
 )
 def test_a_dockerd_that_ends_its_containers_when_it_starts(
