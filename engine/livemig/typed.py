@@ -165,6 +165,11 @@ def plain(settings: Settings) -> Settings:
     return replace(settings, iflag=0, lflag=lflag, controls=bytes(controls))
 
 
+def may_be_taken(settings: Settings) -> bool:
+    """Tell whether ``take`` may have begun on a terminal: it echoes and changes nothing."""
+    return not settings.iflag and not settings.lflag & ttys.ECHO
+
+
 def _raw(settings: Settings) -> Settings:
     controls = bytearray(ttys.CONTROLS)
     controls[ttys.VMIN], controls[ttys.VSTOP] = 1, _special(settings)[2]

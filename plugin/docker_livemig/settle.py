@@ -7,20 +7,23 @@ before the commit is handed over, since the target's copy is the last.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from enum import StrEnum
 
 import docker
 from docker_livemig import copies
 from docker_livemig.journal import Journal
-from docker_livemig.messages import Finished, Running, Status
+from docker_livemig.messages import Commit, Finished, Running, Status
 from docker_livemig.requests import Force, Outcome
 from docker_livemig.steps import ANSWER, SourceState
 from docker_livemig.sweep import give_back
+from livemig import terminal, typed
 from livemig.errors import Contradicted, InDoubt, LivemigError, StepTimeout, TransferError, UnderWay
 from livemig.frames import FrameType
 from livemig.link import Link
-from livemig.wire import from_wire
+from livemig.system import ttys
+from livemig.wire import from_wire, to_wire
 
 
 class Verdict(StrEnum):
@@ -61,8 +64,8 @@ def settle(api: docker.APIClient, journal: Journal, link: Link, force: Force = "
     if status.state == "busy":
         raise UnderWay(f"a peer on {link.name} is at work on the move {journal.move_id}")
     state = journal.state
-    lives = bool(state) and copies.look(api, copies.spec_of(journal).id).lives
-    verdict = decide(state, lives, status.state)
+    copy = copies.look(api, copies.spec_of(journal).id) if state else copies.Copy("gone")
+    verdict = decide(state, copy.lives, status.state)
     wanted = "abort" if verdict is Verdict.ABORT else "commit"
     if verdict is Verdict.UNDECIDED:
         verdict = _by_force(journal, status.state, force)
@@ -77,9 +80,34 @@ def settle(api: docker.APIClient, journal: Journal, link: Link, force: Force = "
     if verdict is Verdict.COMMIT:
         if state != SourceState.COMMITTED:
             journal.append(SourceState.COMMITTED)
-        link.send(FrameType.COMMIT)
-        from_wire(Running, _expect(link, FrameType.RUNNING))
+        with _left_typed(copy) as commitment:
+            link.send(FrameType.COMMIT, to_wire(commitment))
+            from_wire(Running, _expect(link, FrameType.RUNNING))
     return _complete(api, journal, link)
+
+
+@contextmanager
+def _left_typed(copy: copies.Copy) -> Iterator[Commit]:
+    """Take what was typed at the source's copy and not read, if its peer had not begun to do so.
+
+    It is put back where the scope ends by an error: the next try takes it again.
+    """
+    pty = terminal.find(copy.pid) if copy.lives and copy.frozen else None
+    if pty is None:
+        yield Commit()
+        return
+    with closing(pty):
+        settings = ttys.settings(pty.slave)
+        if typed.may_be_taken(settings):
+            yield Commit()
+            return
+        # Signals of keys that the target has pending already become no more by being sent again.
+        found = typed.take(pty, 0, copy.pid)
+        try:
+            yield Commit(found)
+        except BaseException:
+            typed.put_back(pty, found, settings)
+            raise
 
 
 def _by_force(journal: Journal, target: str, force: Force) -> Verdict:

@@ -14,6 +14,7 @@ from tests.conftest import NothingLeft
 from tests.docker import cutter
 from tests.docker.commands import Command
 from tests.docker.consoles import DETACH, Console
+from tests.docker.killers import stoppable, strike
 from tests.docker.moves import Pair, inspect, move, ready_for, refused, slow_link, wrapped
 from tests.docker.test_lost_link import cut_happened, plan
 
@@ -117,6 +118,21 @@ def test_half_a_line_where_the_connection_is_lost(pair: Pair, recorder_image: st
         console.type(ERASE + b"f\r")
         console.until(b"half\r\n")
     assert target.run(["docker", "logs", NAME]).stdout == "\b \bf\nhalf\n"
+
+
+def test_half_a_line_that_the_dead_peer_had_not_taken(pair: Pair, recorder_image: str) -> None:
+    """The one that recovers the move takes it."""
+    source, target = pair
+    entry = ["--name", NAME, "--entrypoint", "cat", recorder_image]
+    source.run(["docker", "run", "-dit", "--stop-signal", "KILL", *entry])
+    with stoppable(pair), Console(source, "attach", NAME) as console:
+        console.type(b"halx")
+        console.until(b"halx")
+        strike(pair, NAME, "source >committed", "source's peer")
+        target.run(["docker", "livemig", "recover"])
+    with Console(target, "attach", NAME) as console:
+        console.type(ERASE + b"f\r")
+        console.until(b"half\r\n")
 
 
 def test_a_terminal_without_standard_input(pair: Pair, recorder_image: str) -> None:
