@@ -7,10 +7,10 @@ sides, so that the source knows which pages the target has lost.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
-from livemig.model import Kind, Mapping
+from livemig.model import Mapping
 from livemig.relocation import Relocation
 
 Flags = tuple[str, ...]
@@ -42,7 +42,8 @@ class LayoutBackend(Protocol):
     def move(self, moves: Sequence[Relocation]) -> None:
         """Move memory with its pages (mremap(2)); raises OSError where the kernel refuses.
 
-        Nothing is mapped where it goes to. What is one move may be several mappings by now.
+        What is mapped where it goes to is replaced. What is one move may be several mappings by
+        now.
         """
 
     def apply(self, change: Change) -> None:
@@ -50,11 +51,6 @@ class LayoutBackend(Protocol):
 
     def close(self) -> None:
         """Close what it holds open."""
-
-
-def _part(mapping: Mapping, start: int, end: int) -> Mapping:
-    offset = mapping.offset + (start - mapping.start) if mapping.kind is Kind.FILE else 0
-    return replace(mapping, start=start, end=end, offset=offset)
 
 
 def _overlaps(
@@ -104,7 +100,7 @@ def difference(old: Sequence[Mapping], new: Sequence[Mapping]) -> Change:
         span for mapping in old for span in _without(mapping, kept_old.get(mapping.start, []))
     ]
     mapped = [
-        _part(mapping, start, end)
+        mapping.part(start, end)
         for mapping in new
         for start, end in _without(mapping, kept_new.get(mapping.start, []))
     ]

@@ -6,7 +6,7 @@ times in nanoseconds, IDs as the container's own PID namespace counts them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -49,6 +49,11 @@ class Mapping:
     def length(self) -> int:
         """Length in bytes."""
         return self.end - self.start
+
+    def part(self, start: int, end: int) -> Mapping:
+        """Return the mapping of a part of it."""
+        offset = self.offset + (start - self.start) if self.kind is Kind.FILE else 0
+        return replace(self, start=start, end=end, offset=offset)
 
     def same_backing(self, other: Mapping) -> bool:
         """Tell whether both show the same bytes wherever they overlap, protection aside.

@@ -10,7 +10,6 @@ import bisect
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 from livemig.errors import ProtocolError
 from livemig.intervals import Span, intersect, merged, subtract
@@ -30,20 +29,21 @@ def relocate_spans(spans: list[Span], moves: Iterable[Relocation]) -> list[Span]
     stay, come = spans, []
     for start, end, to in moves:
         come += [(a + to - start, b + to - start) for a, b in intersect(spans, [(start, end)])]
-        stay = subtract(stay, [(start, end)])
+        stay = subtract(subtract(stay, [(start, end)]), [(to, to + end - start)])
     return merged([*stay, *come])
 
 
 def relocate(mappings: Sequence[Mapping], moves: Sequence[Relocation]) -> tuple[Mapping, ...]:
-    """Return a layout, by ascending address, after what was moved in it.
+    """Return a layout, by ascending address, after what was moved in it, one after the other.
 
-    ProtocolError where there are too many moves, or one that is not within one anonymous mapping,
-    overlaps another, or ends where something is mapped already.
+    What is mapped where memory is moved to is replaced. ProtocolError where there are too many
+    moves, or one that is not within one anonymous mapping that is there still, or ends where that
+    is, where another ended, or where the stack or the vDSO is.
     """
     if len(moves) > MOST:
         raise ProtocolError(f"{len(moves)} moves in one layout, of {MOST} at most")
     found = sorted(mappings, key=lambda each: each.start)
-    come = []
+    come: list[Mapping] = []
     for start, end, to in moves:
         at = bisect.bisect_right(found, start, key=lambda each: each.start) - 1
         whole = found[at] if at >= 0 else None
@@ -51,14 +51,29 @@ def relocate(mappings: Sequence[Mapping], moves: Sequence[Relocation]) -> tuple[
             raise ProtocolError(f"the layout moves {start:#x}-{end:#x}, which is not one mapping")
         if whole.kind is not Kind.ANONYMOUS or (start | end | to) % PAGE_SIZE:
             raise ProtocolError(f"the layout moves {start:#x}-{end:#x}, which cannot be moved")
-        parts = replace(whole, end=start), replace(whole, start=end)
-        found[at : at + 1] = [part for part in parts if part.length]
-        come.append(replace(whole, start=to, end=to + end - start))
-    taken = sorted([*((each.start, each.end) for each in (*mappings, *come))])
-    for before, after in pairwise(taken):
-        if after[0] < before[1]:
-            raise ProtocolError(f"the layout moves memory to {after[0]:#x}, where some is mapped")
+        moved = replace(whole, start=to, end=to + end - start)
+        _clear(found, start, end)
+        if (to < end and start < moved.end) or any(_overlap(moved, each) for each in come):
+            raise ProtocolError(f"the layout moves memory to {to:#x}, where some is moved")
+        for each in _clear(found, moved.start, moved.end):
+            if each.kind not in (Kind.ANONYMOUS, Kind.FILE):
+                raise ProtocolError(f"the layout moves memory to {to:#x}, where {each.kind} is")
+        come.append(moved)
     return tuple(sorted([*found, *come], key=lambda each: each.start))
+
+
+def _overlap(one: Mapping, other: Mapping) -> bool:
+    return one.start < other.end and other.start < one.end
+
+
+def _clear(mappings: list[Mapping], start: int, end: int) -> list[Mapping]:
+    """Take what lies there out of mappings, by ascending address; return those that lost some."""
+    first = bisect.bisect_right(mappings, start, key=lambda each: each.end)
+    last = bisect.bisect_left(mappings, end, key=lambda each: each.start)
+    cut = mappings[first:last]
+    parts = [(each.part(each.start, start), each.part(end, each.end)) for each in cut]
+    mappings[first:last] = [part for both in parts for part in both if part.length > 0]
+    return cut
 
 
 def leavings(old: Sequence[Mapping], unmapped: Iterable[Span]) -> list[Span]:

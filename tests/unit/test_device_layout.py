@@ -92,7 +92,7 @@ class Device:
         if operation.kind is Do.UNMAP:
             return "unmap", operation.addr, operation.length
         if operation.kind is Do.MOVE:
-            assert not operation.flags, "nothing is replaced"
+            assert operation.flags == Flag.REPLACE, "as mremap does"
             before = (operation.addr, operation.length)
             return "move", *before, operation.new_length, operation.new_addr
         flags = MAP_PRIVATE | MAP_FIXED_NOREPLACE

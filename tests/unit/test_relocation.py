@@ -74,9 +74,11 @@ WRONG: dict[str, list[Relocation]] = {
     "backwards": [(12 * PAGE, 11 * PAGE, FAR)],
     "unaligned": [(10 * PAGE + 8, 11 * PAGE, FAR)],
     "unaligned place": [(10 * PAGE, 11 * PAGE, FAR + 8)],
-    "a file": [(40 * PAGE, 41 * PAGE, FAR)],
+    "the stack": [(40 * PAGE, 41 * PAGE, FAR)],
+    "a file": [(50 * PAGE, 51 * PAGE, FAR)],
     "onto itself": [(10 * PAGE, 12 * PAGE, 11 * PAGE)],
-    "onto a file": [(10 * PAGE, 12 * PAGE, 39 * PAGE)],
+    "onto the stack": [(10 * PAGE, 12 * PAGE, 39 * PAGE)],
+    "from where one has come": [(14 * PAGE, 15 * PAGE, 10 * PAGE), (10 * PAGE, 11 * PAGE, FAR)],
     "twice": [(10 * PAGE, 12 * PAGE, FAR), (11 * PAGE, 13 * PAGE, 2 * FAR)],
     "two to one": [(10 * PAGE, 12 * PAGE, FAR), (12 * PAGE, 14 * PAGE, FAR)],
     "in a chain": [(10 * PAGE, 12 * PAGE, FAR), (FAR, FAR + PAGE, 2 * FAR)],
@@ -86,6 +88,9 @@ WRONG: dict[str, list[Relocation]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_move_that_cannot_be_is_refused(name: str) -> None:
-    file = Mapping(40 * PAGE, 42 * PAGE, 1, Kind.FILE, 0, "/bin/a")
+    stack = Mapping(40 * PAGE, 42 * PAGE, 1, Kind.STACK)
     with pytest.raises(ProtocolError, match="move"):
-        relocate([ONE, file], WRONG[name])
+        relocate(
+            [ONE, stack, replace(stack, kind=Kind.FILE, start=50 * PAGE, end=51 * PAGE)],
+            WRONG[name],
+        )

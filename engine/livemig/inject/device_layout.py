@@ -51,6 +51,7 @@ class DeviceLayout:
         self._run(
             Operation(
                 Do.MOVE,
+                flags=Flag.REPLACE,
                 addr=start,
                 length=end - start,
                 new_addr=to,
