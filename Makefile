@@ -41,8 +41,9 @@ $(VENV)/.stamp: pyproject.toml
 	@touch $@
 
 .PHONY: stub
-stub: ## Compile the stub and the hold program
+stub: ## Compile the stub, the hold program and the listener
 	@$(MAKE) -s -C engine/livemig/stub
+	@$(MAKE) -s -C engine/livemig/system
 
 .PHONY: build
 build: deps stub ## Everything that the demo and the tests need
@@ -179,3 +180,4 @@ clean: ## Remove what was built; the virtual environment and the image cache sta
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 	@[ ! -e engine/livemig/stub/Makefile ] || $(MAKE) -s -C engine/livemig/stub clean
+	@[ ! -e engine/livemig/system/Makefile ] || $(MAKE) -s -C engine/livemig/system clean

@@ -23,6 +23,7 @@ PROGRAMS = {
     "calls": ("calls.c",),
     "carried": ("carried*.c", "registers.c", "registers.S"),
     "mapper": ("mapper.c",),
+    "mover": ("mover.c",),
     "refused": ("refused.c",),
     "state": ("state*.c",),
     "terminal": ("terminal.c",),

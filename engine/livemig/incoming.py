@@ -13,7 +13,6 @@ from livemig.inject import Held, lay_out_by, rebuild
 from livemig.inject.advice import seal as seal_memory
 from livemig.inject.calls import going_on
 from livemig.inject.check import check
-from livemig.inject.held import USER_END
 from livemig.inject.memory import PageWriter
 from livemig.inject.process import set_registers
 from livemig.inject.residence import forbid_huge, prepare
@@ -28,7 +27,7 @@ from livemig.relocation import relocate
 from livemig.rounds import LayoutUpdate, RoundEnd
 from livemig.stdin import feed, inode
 from livemig.system import handles
-from livemig.system.memory import PAGE_SIZE
+from livemig.system.memory import PAGE_SIZE, USER_END
 
 FEED_LIMIT = 10.0
 READ_LIMIT = 1 << 20

@@ -23,13 +23,14 @@ from livemig.layout import difference
 from livemig.model import Kind, Layout, MappedFile, Mapping, Residence, RoundStat
 from livemig.pagemap import carried
 from livemig.pages import DeltaCache, Packer, batches, zero_pages
-from livemig.relocation import Relocation, guess, leavings, relocate, relocate_spans, rooms
+from livemig.relocation import Relocation, relocate, relocate_spans
 from livemig.system.memory import PAGE_SIZE
 from livemig.tracker import Tracker, Watched
 from livemig.wire import to_wire
 
 Send = Callable[[FrameType, Any, Any], None]
 _LOOKS = 100
+_CALM_LOOKS = 5
 _Identity = tuple[int, int, int, int, int]
 
 
@@ -121,6 +122,8 @@ class MemorySource:
         for part, again in ((repeated, True), (new, False)):
             for batch in batches(part):
                 gone += self._send_batch(send, packer, batch, again, frozen)
+        if not frozen:
+            gone += self._tracker.misread([], last=True)
         self._ledger = subtract(merged([*self._ledger, *spans]), merged(gone))
         end = RoundEnd(self.number, self._container_pid, tuple(gone))
         send(FrameType.ROUND_END, to_wire(end), b"")
@@ -145,15 +148,9 @@ class MemorySource:
         send(FrameType.LAYOUT, to_wire(update), b"")
 
     def _follow_moves(self, layout: Layout, frozen: bool) -> list[Relocation]:
-        """Return what the process seems to have moved, and count what the target held as moved."""
-        old = self._layout.mappings
-        change = difference(old, layout.mappings)
-        gone, to = leavings(old, change.unmapped), rooms(old, change.mapped)
-        if not gone or not to:
-            return []
-        held = intersect(self._ledger, merged(gone))
-        same = self._tracker.elsewhere(held, to, frozen=frozen) if held else []
-        if moves := guess(gone, to, same):
+        """Return what the process has moved, and count what the target held as moved."""
+        old, new = self._layout.mappings, layout.mappings
+        if moves := self._tracker.relocations(old, new, self._ledger, frozen=frozen):
             self._layout = replace(self._layout, mappings=relocate(old, moves))
             self._tracker.moved(self._ledger, moves)
             self._ledger = relocate_spans(self._ledger, moves)
@@ -171,8 +168,11 @@ class MemorySource:
         knows those no more either.
         """
         pid = self._watched.pid
-        for _ in range(_LOOKS):
+        for look in range(_LOOKS):
+            heard = self._tracker.heard()
             layout = read_layout(pid, self._container_pid, self.properties, frozen=frozen)
+            if self._tracker.heard() != heard and look < _CALM_LOOKS:
+                continue  # what was moved meanwhile would be sent again
             with suppress(FileNotFoundError):  # unmapped since the layout was read
                 new = {
                     mapping.path: (mapping, identity)
@@ -205,6 +205,8 @@ class MemorySource:
     ) -> list[Span]:
         """Send some pages; return those that the target must give up instead."""
         addresses, data, gone = self._watched.read(spans, frozen=frozen)
+        if not frozen:
+            gone += self._tracker.misread(spans)
         if again and (empty := self._given_up(addresses, data)):
             gone += empty
             addresses, data = _without(addresses, data, {start for start, _ in empty})

@@ -32,7 +32,8 @@ __all__ = ["mapper"]
 KNOWING: tuple[TrackerChoice, ...] = (
     "comparison",
     "soft-dirty",
-)  # the trackers that know a page again
+    "write-protect",
+)  # the trackers that know a page again, and the one that is told
 MANY = 96
 
 
@@ -88,7 +89,7 @@ def test_a_wrong_guess_costs_a_page_and_nothing_else(
     mapper.command(FILL, 7, new, 4 * PAGE)
     mapper.answers()
     moves: list[object] = []
-    monkeypatch.setattr("livemig.rounds.guess", lambda *_: [(old, old + 8 * PAGE, new)])
+    monkeypatch.setattr("livemig.tracker.sent.guess", lambda *_: [(old, old + 8 * PAGE, new)])
     send = moving.send
 
     def noting(kind: FrameType, body: dict[str, object], payload: bytes = b"") -> None:

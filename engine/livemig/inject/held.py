@@ -16,7 +16,7 @@ from livemig.model import Mapping
 from livemig.stub.runner import RUN_LIMIT, SIZE, Stub
 from livemig.stub.table import Table
 from livemig.system import handles, procfs, ptrace
-from livemig.system.memory import PAGE_SIZE, Memory
+from livemig.system.memory import PAGE_SIZE, USER_END, Memory
 from livemig.system.numbers import (
     NR_CLOSE,
     NR_FCNTL,
@@ -34,7 +34,6 @@ F_DUPFD_CLOEXEC = 1030
 CLONE_NEWTIME = 0x80
 _MAP_HERE = 0x100022  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
 _LOWEST = 0x180_0000_0000  # where neither programs, heaps, libraries nor stacks are usually found
-USER_END = 0x7FFF_FFFF_F000
 _SEQPACKET_CLOEXEC = 5 | 0o2000000
 _MSG_CMSG_CLOEXEC = 0x40000000
 _STREAMS = 3

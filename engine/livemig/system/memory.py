@@ -10,6 +10,7 @@ import numpy as np
 
 from livemig.system.libc import failed, libc
 
+USER_END = 0x7FFF_FFFF_F000  # of what a process can map; x86_64 gives more only where asked
 PAGE_SIZE = 4096
 _IOV_MAX = 1024
 

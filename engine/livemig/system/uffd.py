@@ -25,6 +25,7 @@ _UFFDIO_WRITEPROTECT = 0xC018AA06
 _UFFDIO_CONTINUE = 0xC020AA07
 _MODE_WP = 2
 _WRITEPROTECT_WP = 1
+FEATURE_EVENT_REMAP = 1 << 2
 FEATURE_WP_ASYNC = 1 << 15
 
 _PAGEMAP_SCAN = 0xC0606610
@@ -77,6 +78,21 @@ def enable(descriptor: int, features: int = 0) -> None:
     fcntl.ioctl(descriptor, _UFFDIO_API, bytearray(struct.pack("=QQQ", _API, features, 0)))
 
 
+def is_moving(descriptor: int) -> bool:
+    """Tell whether a move (mremap(2)) of registered memory has begun whose event is still unread.
+
+    Who moves memory says so before that can be seen, and takes it back when its event was read
+    (mm/mremap.c, move_vma; fs/userfaultfd.c, userfaultfd_event_wait_completion).
+    """
+    try:
+        fcntl.ioctl(descriptor, _UFFDIO_WRITEPROTECT, bytearray(24))  # of no memory at all
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EINVAL):
+            return error.errno == errno.EAGAIN
+        raise
+    raise OSError(errno.EPROTO, "UFFDIO_WRITEPROTECT took no memory for some")
+
+
 def register(descriptor: int, start: int, end: int) -> None:
     """Take [start, end) for write-protection, none of it protected yet; again changes nothing."""
     argument = bytearray(struct.pack("=QQQQ", start, end - start, _MODE_WP, 0))
@@ -84,7 +100,10 @@ def register(descriptor: int, start: int, end: int) -> None:
 
 
 def protect(descriptor: int, start: int, end: int) -> None:
-    """Write-protect the pages of [start, end), which is registered, whatever they look like."""
+    """Write-protect the pages of [start, end), which is registered, whatever they look like.
+
+    BlockingIOError while memory is being moved (``is_moving``).
+    """
     argument = bytearray(struct.pack("=QQQ", start, end - start, _WRITEPROTECT_WP))
     fcntl.ioctl(descriptor, _UFFDIO_WRITEPROTECT, argument)
 

@@ -67,12 +67,24 @@ class Tracker(Protocol):
     def sent(self, addresses: Sequence[int], data: bytearray) -> None:
         """Take note of what the target holds from now on: pages, and their content in ``data``."""
 
-    def elsewhere(
-        self, held: list[Span], rooms: Sequence[Span], *, frozen: bool
-    ) -> list[tuple[int, int]]:
-        """Return where pages of ``held``, which are gone from there, may be now in ``rooms``.
+    def heard(self) -> int:
+        """Return a number that changes when memory is moved; always 0 where nobody tells that."""
 
-        They are pairs of addresses, before and now, of some pages; none where nothing is known.
+    def relocations(
+        self, old: Sequence[Mapping], new: Sequence[Mapping], held: list[Span], *, frozen: bool
+    ) -> list[Relocation]:
+        """Return what of ``held`` was moved, as far as that is known, in an order that works.
+
+        ``old`` are the mappings that the target has, ``new`` those that it will have. What was
+        moved until ``heard`` was called last is told once; it is told whether or not it is moved
+        on the target then.
+        """
+
+    def misread(self, spans: list[Span], *, last: bool = False) -> list[Span]:
+        """Return which pages may have been moved before they were read in this round.
+
+        ``spans`` are those that have just been read. Of pages for which it cannot be told yet, it
+        is by a later call, or by the ``last``; the process must run.
         """
 
     def moved(self, held: list[Span], moves: Sequence[Relocation]) -> None:
@@ -85,18 +97,29 @@ class Tracker(Protocol):
         """Stop watching."""
 
 
+class Deaf:
+    """A tracker that nobody tells of moves.
+
+    It looks at all that came to where other memory was: what is read is what is there.
+    """
+
+    def heard(self) -> int:
+        """Hear nothing."""
+        return 0
+
+    def misread(self, spans: list[Span], *, last: bool = False) -> list[Span]:  # noqa: ARG002
+        """Have no doubts."""
+        return []
+
+
 class Forgetful:
-    """A tracker that does not know what was sent, and so no page again that was moved."""
+    """A tracker that does not know what was sent."""
 
     def sent(self, addresses: Sequence[int], data: Any) -> None:
         """Keep nothing of it."""
 
-    def elsewhere(self, *_: Any, **__: Any) -> list[tuple[int, int]]:
-        """Know no page again."""
-        return []
-
     def moved(self, held: list[Span], moves: Sequence[Relocation]) -> None:
-        """Never happens: nothing was found elsewhere."""
+        """Keep nothing of it either."""
 
 
 def lacking(what: str, tracker: str) -> KernelLacks:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from livemig.intervals import Span, subtract, total
 from livemig.model import Mapping
 from livemig.pagemap import Pagemap
-from livemig.tracker.base import Forgetful, Written
+from livemig.relocation import Relocation
+from livemig.tracker.base import Deaf, Forgetful, Written
 
 
-class Everything(Forgetful):
+class Everything(Forgetful, Deaf):
     """Every page that the process owns counts as written, each time."""
 
     name = "none"
@@ -28,6 +30,10 @@ class Everything(Forgetful):
         """Return every page that the process owns."""
         private = self._pagemap.private_pages(mappings)
         return Written(private, subtract(held, private))
+
+    def relocations(self, *_: Any, **__: Any) -> list[Relocation]:
+        """Know of no move: all is sent."""
+        return []
 
     def peek(self, mappings: Sequence[Mapping], held: list[Span]) -> int:  # noqa: ARG002
         """Return the size of every page that the process owns."""

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from livemig.intervals import Span, merged, total
+from livemig.intervals import Span, intersect, merged, total
+from livemig.layout import difference
 from livemig.model import Kind, Mapping
 from livemig.pages import batches
-from livemig.relocation import Relocation
+from livemig.relocation import Relocation, guess, leavings, rooms
 from livemig.system.memory import PAGE_SIZE
-from livemig.tracker.base import Watched
+from livemig.tracker.base import Deaf, Watched
 from livemig.tracker.hashes import HashTable, PageHasher
 
 _SAMPLE = 1024  # pages that are looked at to tell how many were written
@@ -88,7 +89,7 @@ class Sent:
         return total(self.changed(sample, frozen=False)) * pages // max(len(sample), 1)
 
 
-class Knowing:
+class Knowing(Deaf):
     """A tracker that knows what was sent, and so knows a page again that was moved."""
 
     _sent: Sent
@@ -97,11 +98,15 @@ class Knowing:
         """Keep the hashes of what was sent: not of what was found, since the process runs."""
         self._sent.note(addresses, data)
 
-    def elsewhere(
-        self, held: list[Span], rooms: Sequence[Span], *, frozen: bool
-    ) -> list[tuple[int, int]]:
-        """Return where pages may be now; see Tracker."""
-        return self._sent.elsewhere(held, rooms, frozen=frozen)
+    def relocations(
+        self, old: Sequence[Mapping], new: Sequence[Mapping], held: list[Span], *, frozen: bool
+    ) -> list[Relocation]:
+        """Guess what is gone in one place and there in another; see Tracker."""
+        change = difference(old, new)
+        gone, to = leavings(old, change.unmapped), rooms(old, change.mapped)
+        if not to or not (held := intersect(held, merged(gone))):
+            return []
+        return guess(gone, to, self._sent.elsewhere(held, to, frozen=frozen))
 
     def moved(self, held: list[Span], moves: Sequence[Relocation]) -> None:
         """Compare with them from now on where they are."""
