@@ -27,6 +27,7 @@ PROGRAMS = {
     "refused": ("refused.c",),
     "state": ("state*.c",),
     "terminal": ("terminal.c",),
+    "vdso": ("vdso.c",),
 }
 PLACE = "programs"
 FORGOTTEN = 7 * 86400.0

@@ -18,7 +18,7 @@ LivemigError
 │   ├── NameTaken           another container has the name
 │   ├── ImageConflict       the image's tag names another image there
 │   ├── DiskFull            no room for image or files
-│   ├── MachineMismatch     architecture, CPU features, kernel or vDSO differ
+│   ├── MachineMismatch     architecture, CPU features or functions of the vDSO differ
 │   └── CreateFailed        Docker refused to create or start the container
 ├── KernelLacks             this kernel lacks what the chosen mode needs
 ├── TransferError           the move broke off
@@ -165,7 +165,7 @@ class DiskFull(TargetError):
 
 
 class MachineMismatch(TargetError):
-    """Architecture, CPU features, kernel or vDSO of the two hosts do not fit."""
+    """Architecture, CPU features or vDSO of the two hosts do not fit."""
 
     code = "machine-mismatch"
 

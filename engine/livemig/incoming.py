@@ -6,13 +6,14 @@ import os
 from collections.abc import Sequence
 
 from livemig import terminal, typed
-from livemig.errors import MachineMismatch, ProtocolError, StateMismatch
+from livemig.errors import ProtocolError, StateMismatch
 from livemig.extract.mappings import digest_file
 from livemig.freezer import Freezer
 from livemig.inject import Held, lay_out_by, rebuild
 from livemig.inject.advice import seal as seal_memory
 from livemig.inject.calls import going_on
 from livemig.inject.check import check
+from livemig.inject.foreign import ForeignVdso
 from livemig.inject.memory import PageWriter
 from livemig.inject.process import set_registers
 from livemig.inject.residence import forbid_huge, prepare
@@ -20,7 +21,7 @@ from livemig.inject.scheduling import set_scheduling
 from livemig.inject.verify import verify, verify_absent, verify_thread
 from livemig.intervals import Span
 from livemig.layout import LayoutBackend, difference
-from livemig.model import Image, Kind, LayoutChoice, MappedFile, Mapping, Process, Typed
+from livemig.model import Image, LayoutChoice, MappedFile, Mapping, Process, Typed
 from livemig.pages import Batch
 from livemig.refusing import refusing
 from livemig.relocation import relocate
@@ -50,6 +51,7 @@ class Incoming:
         self._stdin = _writer(pid) if self._pty is None else None
         self._held = Held(pid)
         self._layout: LayoutBackend | None = None
+        self._vdso = ForeignVdso()
         self._writer = PageWriter(self._held)
         self._mappings: Sequence[Mapping] = ()
         self._verify = False
@@ -69,8 +71,8 @@ class Incoming:
     def follow(self, update: LayoutUpdate) -> None:
         """Lay the memory out as the source has it now.
 
-        StateMismatch where a mapped file differs here, MachineMismatch where the vDSO does,
-        KernelLacks where the device was chosen and does not take the process.
+        StateMismatch where a mapped file differs here, MachineMismatch where the vDSO has what
+        this one lacks, KernelLacks where the device was chosen and does not take the process.
         """
         wanted = update.layout.mappings
         _check_order(wanted)
@@ -83,24 +85,13 @@ class Incoming:
         self._mappings = relocate(self._mappings, update.moves)
         _check_order(self._mappings)
         self._held.avoid([*wanted, *self._mappings])
-        change = difference(self._mappings, wanted)
+        here = self._vdso.follow(wanted, update.vdsos)
+        change = difference(self._mappings, here)
         self._layout.move(update.moves)
-        try:
-            self._layout.apply(change)
-        except OSError as error:
-            if any(mapping.kind is Kind.VDSO for mapping in change.mapped):
-                self._check_vdso(wanted, error)
-            raise
-        self._mappings = wanted
+        self._layout.apply(change)
+        self._mappings = here
         self._writer.follow(wanted)
-        prepare(self._held, update.residence, wanted)
-
-    def _check_vdso(self, wanted: Sequence[Mapping], error: OSError) -> None:
-        places = [mapping for mapping in wanted if mapping.kind is Kind.VDSO]
-        raise MachineMismatch(
-            f"the vDSO cannot be mapped at {places[0].start:#x}: {error}",
-            hint="both hosts must run the same kernel in this version",
-        ) from error
+        prepare(self._held, update.residence, here)
 
     def _check_file(self, file: MappedFile) -> None:
         try:
@@ -125,9 +116,10 @@ class Incoming:
         self._require_layout()
         self._writer.drop(end.dropped)
 
-    def _require_layout(self) -> None:
+    def _require_layout(self) -> LayoutBackend:
         if self._layout is None:
             raise ProtocolError("pages came before the layout that they belong to")
+        return self._layout
 
     @refusing("rebuilding the process")
     def rebuild(
@@ -139,12 +131,13 @@ class Incoming:
         ``filters`` is the number of seccomp filters that the held process started with, which the
         caller knows to do what the first ones of the image do.
         """
-        self._require_layout()
+        layout = self._require_layout()
         if len(image.processes) != 1 or len(image.processes[0].threads) != 1:
             raise ProtocolError("this version takes one process with one thread")
         process = image.processes[0]
         _check_descriptors(image, process)
         self._take_terminal(image)
+        self._mappings = self._vdso.complete(self._held, layout, self._mappings)
         rebuild(self._held, process, image, self._root, filters=filters, terminal=self._pty)
         seal_memory(self._held, self._mappings)
         check(self.pid, process, self._mappings, self._held.stub.base)
@@ -152,6 +145,7 @@ class Incoming:
         if sent is not None:
             verify(self._held, image, self._mappings, filters, self._pty)
             verify_absent(self._held, self._mappings, sent)
+            self._vdso.verify(self._held, self._mappings)
 
     def _take_terminal(self, image: Image) -> None:
         if (self._pty is None) is not (image.terminal is None):

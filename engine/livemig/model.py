@@ -24,6 +24,17 @@ class Kind(StrEnum):
     STACK = "stack"  # grows down
     VVAR = "vvar"  # the kernel's data pages beside the vDSO
     VDSO = "vdso"
+    FOREIGN = "foreign-vdso"  # a copy of another kernel's, which leads into this one's
+
+    @property
+    def is_kernels(self) -> bool:
+        """Whether each kernel has other pages there, which are not carried."""
+        return self in (Kind.VVAR, Kind.VDSO, Kind.FOREIGN)
+
+    @property
+    def has_entries(self) -> bool:
+        """Whether it is the code of a vDSO, or leads into it."""
+        return self in (Kind.VDSO, Kind.FOREIGN)
 
 
 _MADE = frozenset(("nr", "dp", "gd"))  # MAP_NORESERVE, MAP_DROPPABLE, MAP_GROWSDOWN
@@ -68,7 +79,7 @@ class Mapping:
             return False
         if self.kind is Kind.FILE:
             return self.start - self.offset == other.start - other.offset
-        if self.kind in (Kind.VVAR, Kind.VDSO):
+        if self.kind.is_kernels:
             return self.start == other.start and self.end == other.end
         return True
 
@@ -80,6 +91,14 @@ class MappedFile:
     path: str
     size: int
     digest: bytes
+
+
+@dataclass(frozen=True)
+class VdsoImage:
+    """The code of the vDSO, or of the copy of one, that is mapped at ``start``."""
+
+    start: int
+    code: bytes
 
 
 @dataclass(frozen=True)

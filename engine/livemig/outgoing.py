@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from livemig import terminal, typed
 from livemig.errors import NotCarried, ProcessGone, TransferError
-from livemig.extract import extract_process, refuse_process
+from livemig.extract import extract_process, read_layout, refuse_process
 from livemig.extract.files import Descriptions
 from livemig.extract.guards import find_guards
 from livemig.extract.properties import Properties
@@ -28,9 +28,11 @@ from livemig.system.memory import PAGE_SIZE, Memory
 from livemig.system.ttys import Settings
 from livemig.tracing import Tracee, telling_death
 from livemig.tracker import Everything, Tracker, Watched, plant_tracker
+from livemig.vdso import within
 from livemig.waiting import end_on_time
 
 _FEED_LIMIT = 10.0
+_LEAVING = 5.0  # seconds in which a process has to leave its vDSO
 
 
 @dataclass
@@ -47,6 +49,8 @@ class Outgoing:
     cache: int
     patience: float = 0.0
     """Seconds that others who came into the container, Docker's probes, may take to leave it."""
+    foreign: bool = False
+    """Whether the target's kernel maps another vDSO: then the process must not stop within its."""
 
     def __post_init__(self) -> None:
         self._open()
@@ -158,6 +162,39 @@ class Outgoing:
         """
         with telling_death(self.pid):
             self._freeze()
+            if self.foreign:
+                self._leave_vdso()
+
+    def _leave_vdso(self) -> None:
+        """Let a process that is stopped within its vDSO go on, and stop it again, until it is not.
+
+        Single steps would lead it out, but SIGTRAP would kill it where its tracer dies meanwhile.
+        """
+        deadline = time.monotonic() + _LEAVING
+        while why := self._within_vdso():
+            if time.monotonic() > deadline:
+                raise NotCarried(
+                    f"process {self.pid}: {why}",
+                    hint="the target's kernel maps another vDSO, which has other code there; move "
+                    "it later, or to a host with the same kernel",
+                )
+            self._tracee.resume()
+            self._tracee.stop()
+            if self._others():
+                self._detach()
+                self._frozen = False
+                self._freeze()
+            else:
+                refuse_process(self.pid, mappings=False, tracer=threading.get_native_id())
+
+    def _within_vdso(self) -> str:
+        mappings = read_layout(self.pid, 0).mappings
+        spans = [(each.start, each.end) for each in mappings if each.kind.has_entries]
+        memory = Memory(self.pid)  # it may have executed a program meanwhile
+        try:
+            return within(self._tracee.true_registers(), memory, spans)
+        finally:
+            memory.close()
 
     def _freeze(self) -> None:
         self._freeze_alone()

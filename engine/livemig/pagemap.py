@@ -20,7 +20,7 @@ import numpy as np
 
 from livemig.extract.guards import guards
 from livemig.intervals import Span, merged
-from livemig.model import Kind, Mapping
+from livemig.model import Mapping
 from livemig.system.memory import PAGE_SIZE
 from livemig.system.uffd import (
     PAGE_IS_FILE,
@@ -49,9 +49,7 @@ def carried(mappings: Iterable[Mapping]) -> list[Mapping]:
     Those of MAP_DROPPABLE may read as zeros at any time, and cannot be tracked: they arrive so.
     """
     return [
-        mapping
-        for mapping in mappings
-        if mapping.kind not in (Kind.VVAR, Kind.VDSO) and "dp" not in mapping.flags
+        mapping for mapping in mappings if not mapping.kind.is_kernels and "dp" not in mapping.flags
     ]
 
 

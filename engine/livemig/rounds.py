@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,12 +20,13 @@ from livemig.extract.residence import read_residence
 from livemig.frames import FrameType
 from livemig.intervals import Span, intersect, merged, subtract
 from livemig.layout import difference
-from livemig.model import Kind, Layout, MappedFile, Mapping, Residence, RoundStat
+from livemig.model import Kind, Layout, MappedFile, Mapping, Residence, RoundStat, VdsoImage
 from livemig.pagemap import carried
 from livemig.pages import DeltaCache, Packer, batches, zero_pages
 from livemig.relocation import Relocation, relocate, relocate_spans
 from livemig.system.memory import PAGE_SIZE
 from livemig.tracker import Tracker, Watched
+from livemig.vdso import MAX_IMAGE
 from livemig.wire import to_wire
 
 Send = Callable[[FrameType, Any, Any], None]
@@ -47,13 +48,15 @@ class LayoutUpdate:
     """The body of a LAYOUT frame: the layout as it is now, and the files that are new in it.
 
     ``residence`` tells how its pages lie in memory, where that is known. ``moves`` is memory of the
-    layout before, which is at other addresses in this one.
+    layout before, which is at other addresses in this one. ``vdsos`` are the code of the vDSO, and
+    of copies of others, that were not in the layout before.
     """
 
     layout: Layout
     files: tuple[MappedFile, ...]
     residence: Residence = field(default_factory=Residence)
     moves: tuple[Relocation, ...] = ()
+    vdsos: tuple[VdsoImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,8 @@ class MemorySource:
         self._ledger = subtract(self._ledger, merged([*change.unmapped, *lost]))
         self._layout = layout
         residence = self._residence(layout) if self.number == 1 else Residence()
-        update = LayoutUpdate(layout, tuple(files), residence, tuple(moves))
+        vdsos = self._vdsos(change.mapped)
+        update = LayoutUpdate(layout, tuple(files), residence, tuple(moves), vdsos)
         send(FrameType.LAYOUT, to_wire(update), b"")
 
     def _follow_moves(self, layout: Layout, frozen: bool) -> list[Relocation]:
@@ -156,6 +160,14 @@ class MemorySource:
             self._ledger = relocate_spans(self._ledger, moves)
             self._cache.drop(merged((to, to + end - start) for start, end, to in moves))
         return moves
+
+    def _vdsos(self, mapped: Iterable[Mapping]) -> tuple[VdsoImage, ...]:
+        read = self._watched.memory.read
+        return tuple(
+            VdsoImage(each.start, read(each.start, min(each.length, MAX_IMAGE)))
+            for each in mapped
+            if each.kind.has_entries
+        )
 
     def _residence(self, layout: Layout) -> Residence:
         pagemap = self._watched.pagemap.descriptor

@@ -7,6 +7,9 @@ arch/x86/kernel/fpu/signal.c.
 from __future__ import annotations
 
 import struct
+from typing import Any
+
+import numpy as np
 
 from livemig.calls import restarted
 from livemig.system.ptrace import Registers
@@ -23,6 +26,11 @@ _SIGCONTEXT = 40
 _SIGINFO = 128
 RAX = 8 + _SIGCONTEXT + 8 * _SIGCONTEXT_ORDER.index("rax")  # where a frame holds it
 FRAME_SIZE = 8 + _SIGCONTEXT + 256 + 8 + _SIGINFO
+# Words of a frame: the instruction pointer, the segments (cs, gs, fs, ss), the extended state.
+_RIP_AT = 1 + _SIGCONTEXT // 8 + _SIGCONTEXT_ORDER.index("rip")
+_SEGMENTS_AT, _FPSTATE_AT = _RIP_AT + 2, _RIP_AT + 7
+_SEGMENTS = 0x2B << 48 | 0x33  # of 64-bit programs: __USER_DS, 0, 0, __USER_CS
+_ALWAYS = 2  # the bit of the flags register that is always set
 
 
 def size(xstate: bytes) -> int:
@@ -55,6 +63,31 @@ def build(address: int, registers: Registers, xstate: bytes, mask: int, back: in
     frame += bytes(_SIGINFO)
     frame += bytes(fpstate - address - len(frame))
     return frame + _signal_xstate(xstate)
+
+
+def saved(stack: bytes, address: int) -> list[tuple[int, int]]:
+    """Return instruction and stack pointer of each frame of the kernel's on a stack.
+
+    ``stack`` are the bytes from ``address`` on, both multiples of 8. A frame that nobody returns to
+    any more is found as long as nothing was written over it.
+    """
+    words = np.frombuffer(stack, np.uint64)
+    frames = [int(index) - _SEGMENTS_AT for index in np.flatnonzero(words == _SEGMENTS)]
+    return [
+        (int(words[first + _RIP_AT]), int(words[first + _RIP_AT - 1]))
+        for first in frames
+        if first >= 0 and _is_whole(stack, words, first, address)
+    ]
+
+
+def _is_whole(stack: bytes, words: Any, first: int, address: int) -> bool:
+    if first + FRAME_SIZE // 8 > len(words):
+        return False
+    flags, eflags, fpstate = (int(words[first + at]) for at in (1, _RIP_AT + 1, _FPSTATE_AT))
+    place = fpstate - address + _SW_RESERVED
+    if flags & ~_UC_FLAGS or not eflags & _ALWAYS or not 0 <= place <= len(stack) - 4:
+        return False
+    return struct.unpack_from("=I", stack, place) == (_MAGIC1,)
 
 
 def _signal_xstate(xstate: bytes) -> bytes:

@@ -32,7 +32,7 @@ class Row:
 
 TABLE = (
     Row(
-        "private memory, clean file pages by the file (compared by digest), stack, heap, vDSO; "
+        "private memory, clean file pages by the file (compared by digest), stack, heap; "
         "locks, advice, guard pages, transparent huge pages",
         (
             Refusal("shared memory", "shared memory"),
@@ -96,6 +96,17 @@ TABLE = (
         ),
     ),
     Row("arguments, environment, CLOCK_MONOTONIC and BOOTTIME (time namespace)"),
+    Row(
+        "the vDSO: to a kernel that maps another one its functions stay where they are, and lead "
+        "into that",
+        (
+            Refusal(
+                "there: signal handlers that return into it",
+                "a signal handler that interrupted it within the vDSO has not returned",
+            ),
+            Refusal("functions that are unknown there", ", which the source's has"),
+        ),
+    ),
     Row(
         "configuration, name, image, writable layer, restart policy, health check, published ports",
         (

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-
 from docker_livemig.requests import Hello
-from livemig.errors import InternalError, MachineMismatch
-from livemig.system import procfs
-from livemig.system.memory import Memory
+from livemig import vdso
+from livemig.errors import MachineMismatch
 
 # Flags of /proc/cpuinfo that say nothing about instructions a program may use.
 _NOT_INSTRUCTIONS = {
@@ -34,24 +30,13 @@ def check_machine(source: Hello, target: Hello) -> None:
         )
 
 
-def vdso_digest() -> bytes:
-    """Return a digest of the code that this machine's kernel maps into every process."""
-    memory = Memory(os.getpid())
-    try:
-        for area in procfs.read_areas(os.getpid()):
-            if area.name == "[vdso]":
-                code = memory.read(area.start, area.end - area.start)
-                return hashlib.blake2b(code, digest_size=16).digest()
-    finally:
-        memory.close()
-    raise InternalError("this process has no vDSO")
+def has_foreign_vdso(image: bytes) -> bool:
+    """Tell whether this kernel's vDSO is another than ``image``, the source's.
 
-
-def check_vdso(source: str, digest: bytes) -> None:
-    """Raise MachineMismatch where this kernel's vDSO is another than the source's."""
-    if digest != vdso_digest():
-        raise MachineMismatch(
-            f"the kernel of {os.uname().nodename} ({os.uname().release}) maps another vDSO than "
-            f"that of {source}",
-            hint="both hosts must run the same kernel in this version",
-        )
+    Raises MachineMismatch, naming it, for a function that would be missing here, and ProtocolError
+    where it is no vDSO.
+    """
+    own = vdso.own().code
+    if image != own:
+        vdso.lead(image, vdso.entries(own))
+    return image != own

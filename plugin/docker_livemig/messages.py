@@ -17,7 +17,7 @@ from livemig.model import Image, LayoutChoice, Typed
 class Prepare:
     """PREPARE: which container comes, and how; ``layout`` is what shall lay its memory out.
 
-    ``vdso`` is the digest of what the source's kernel maps into every process, ``seccomp`` that of
+    ``vdso`` is the code that the source's kernel maps into every process, ``seccomp`` the digest of
     the container's profile, empty without one.
     """
 
@@ -33,9 +33,13 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Prepared:
-    """PREPARED: the chain IDs of the image layers that the target has."""
+    """PREPARED: the chain IDs of the image layers that the target has.
+
+    ``foreign`` tells that its kernel maps another vDSO, within which no thread may be stopped.
+    """
 
     chains: tuple[str, ...]
+    foreign: bool = False
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from docker_livemig.bundle import seccomp_profile
 from docker_livemig.handover import Handover
 from docker_livemig.journal import Journal
 from docker_livemig.lock import alone
-from docker_livemig.machine import check_machine, vdso_digest
+from docker_livemig.machine import check_machine
 from docker_livemig.meanwhile import Meanwhile
 from docker_livemig.messages import (
     Created,
@@ -41,6 +41,7 @@ from docker_livemig.session import Session
 from docker_livemig.steps import SourcePhase, SourceState
 from docker_livemig.sweep import sweep
 from docker_livemig.watch import ClientWatch
+from livemig import vdso
 from livemig.errors import (
     LivemigError,
     StateMismatch,
@@ -161,12 +162,13 @@ class Move:
                 mode=self.request.mode,
                 container=self._spec,
                 file_bytes=self._manifest.size,
-                vdso=vdso_digest(),
+                vdso=vdso.own().code,
                 seccomp=seccomp_profile(self._resolved.pid),
                 layout=self.request.layout,
             ),
         )
         prepared = self._session.expect(FrameType.PREPARED, Prepared)
+        self._foreign = prepared.foreign
         self.watch.enter(SourcePhase.IMAGE)
         missing = images.missing(self._api, self._spec, prepared.chains)
         size = images.required_bytes(self._api, self._spec, missing)
@@ -203,6 +205,7 @@ class Move:
             resolved.streams,
             self.request.cache_mib << 20,
             health.patience(self._spec),
+            self._foreign,
         )
         self._close.callback(self._outgoing.close)
         self._watching = True

@@ -17,7 +17,7 @@ from docker_livemig import containers, copies, engine_api, images, rootfs
 from docker_livemig.bundle import seccomp_profile
 from docker_livemig.heldwatch import HeldWatch
 from docker_livemig.journal import Journal
-from docker_livemig.machine import check_vdso
+from docker_livemig.machine import has_foreign_vdso
 from docker_livemig.messages import (
     Commit,
     Created,
@@ -100,7 +100,7 @@ class Arrival:
     def _accept(self) -> None:
         reach(TargetPhase.ACCEPT)
         sweep(self._api)
-        check_vdso(self._prepare.source, self._prepare.vdso)
+        foreign = has_foreign_vdso(self._prepare.vdso)
         images.check_platform(self._api, self._spec)
         containers.check_target(self._api, self._spec)
         images.check_tag(self._api, self._spec)
@@ -112,7 +112,8 @@ class Arrival:
             address=os.environ.get("SSH_CONNECTION", "").partition(" ")[0],
         )
         self._begun = True
-        self._send(FrameType.PREPARED, Prepared(tuple(images.present_chains(self._api))))
+        chains = tuple(images.present_chains(self._api))
+        self._send(FrameType.PREPARED, Prepared(chains, foreign))
 
     def _clean_up(self, reason: LivemigError | None = None) -> None:
         """Undo everything. What cannot be undone now stays in the journal, and ``reason`` says so.

@@ -88,13 +88,21 @@ class Halves:
     """Runs a move of ``source`` into ``target``; what is left of it is settled as a sweep does.
 
     ``last`` tells for a half before which operation it dies, on tracees, freezers and the link: in
-    which step that is, and how many were made there before.
+    which step that is, and how many were made there before. ``foreign`` says that the target's
+    kernel maps another vDSO.
     """
 
     def __init__(
-        self, source: App, target: App, *, live: bool, last: dict[str, Operation] | None = None
+        self,
+        source: App,
+        target: App,
+        *,
+        live: bool,
+        last: dict[str, Operation] | None = None,
+        foreign: bool = False,
     ) -> None:
         self.source, self.target, self._live = source, target, live
+        self._foreign = foreign
         self._last = last or {}
         self.board = Board()
         ours, theirs = socket.socketpair()
@@ -153,6 +161,7 @@ class Halves:
             step(SOURCE, "prepare")
             app = self.source
             outgoing = Outgoing(app.pid, app.cgroup.freezer, app.streams(), CACHE)
+            outgoing.foreign = self._foreign
             undo.callback(outgoing.release)
             outgoing.start(live=self._live)
             step(SOURCE, "rounds")

@@ -30,6 +30,7 @@ class Move:
     ``between`` is called before each frame, ``before_kill`` when both sides are sealed,
     ``sync_files`` when the source is frozen, where the files of a container would follow it,
     ``after_commit`` when what was typed has been taken, ``after_end`` when the source has ended.
+    ``arriving`` changes what the target hears of the source's layout.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Move:
         self.sync_files: Callable[[], object] = lambda: None
         self.after_commit: Callable[[], object] = lambda: None
         self.after_end: Callable[[], object] = lambda: None
+        self.arriving: Callable[[LayoutUpdate], LayoutUpdate] = lambda update: update
         self.rounds: list[RoundStat] = []
         self.closed = False
         self.outgoing = Outgoing(source.pid, source.cgroup.freezer, source.streams(), cache)
@@ -64,7 +66,7 @@ class Move:
         data = b"".join(encode(kind, body, payload))
         frame = decode(decode_header(data), data)
         if frame.type is FrameType.LAYOUT:
-            self.incoming.follow(from_wire(LayoutUpdate, frame.body))
+            self.incoming.follow(self.arriving(from_wire(LayoutUpdate, frame.body)))
         elif frame.type is FrameType.PAGES:
             self.incoming.write(from_wire(Batch, frame.body), frame.payload)
         elif frame.type is FrameType.ROUND_END:

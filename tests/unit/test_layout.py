@@ -19,7 +19,7 @@ def backing(mapping: Mapping, page: int) -> Backing:
     """Say what a page of a mapping shows, so that equal means the same bytes."""
     if mapping.kind is Kind.FILE:
         return mapping.kind, mapping.path, mapping.offset + page - mapping.start
-    if mapping.kind in (Kind.VVAR, Kind.VDSO):
+    if mapping.kind.is_kernels:
         return mapping.kind, mapping.start, mapping.end
     return (mapping.kind,)
 

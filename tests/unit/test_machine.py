@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from docker_livemig import machine
 from docker_livemig.far import facts
-from docker_livemig.machine import check_machine, check_vdso, vdso_digest
+from docker_livemig.machine import check_machine, has_foreign_vdso
 from docker_livemig.requests import Hello
-from livemig.errors import MachineMismatch
+from livemig import vdso
+from livemig.errors import MachineMismatch, ProtocolError
+from tests import vdsos
 
 
 @pytest.fixture
@@ -50,9 +51,18 @@ def test_flags_that_are_no_instructions_do_not_count(here: Hello, there: Hello) 
     )
 
 
-def test_another_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = vdso_digest()
-    check_vdso("there", theirs)
-    monkeypatch.setattr(machine, "vdso_digest", lambda: bytes(16))
-    with pytest.raises(MachineMismatch, match="another vDSO than that of there"):
-        check_vdso("there", theirs)
+def test_another_kernel() -> None:
+    own = vdso.own().code
+    assert not has_foreign_vdso(own)
+    assert has_foreign_vdso(vdsos.other(own))
+
+
+def test_a_kernel_that_lacks_what_the_sources_has() -> None:
+    image = vdsos.renamed(vdso.own().code, "getcpu", "getcow")
+    with pytest.raises(MachineMismatch, match="lacks getcow, which the source's has"):
+        has_foreign_vdso(image)
+
+
+def test_what_is_no_vdso() -> None:
+    with pytest.raises(ProtocolError, match="the image of a vDSO has 16 bytes"):
+        has_foreign_vdso(bytes(16))

@@ -300,6 +300,7 @@ def writer() -> PageWriter:
             Mapping(START + 4 * PAGE, START + 6 * PAGE, 1, Kind.VVAR),
             Mapping(START + 6 * PAGE, START + 8 * PAGE, 5, Kind.VDSO),
             Mapping(START + 10 * PAGE, START + 12 * PAGE, 3, Kind.ANONYMOUS),
+            Mapping(START + 12 * PAGE, START + 14 * PAGE, 5, Kind.FOREIGN),
             Mapping(START + 16 * PAGE, START + 18 * PAGE, 3, Kind.ANONYMOUS),
         ]
     )
@@ -314,9 +315,11 @@ PLACES = {
     "into-vvar": START + 2 * PAGE,
     "vvar": START + 4 * PAGE,
     "vdso": START + 6 * PAGE,
+    "foreign-vdso": START + 12 * PAGE,
     "gap-after-vdso": START + 8 * PAGE,
-    "into-gap": START + 11 * PAGE,
-    "gap": START + 12 * PAGE,
+    "into-foreign-vdso": START + 11 * PAGE,
+    "into-gap": START + 13 * PAGE,
+    "gap": START + 14 * PAGE,
     "above": START + 18 * PAGE,
     "kernel": 1 << 63,
     "beyond-64-bits": 1 << 70,

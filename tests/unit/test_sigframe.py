@@ -79,3 +79,32 @@ def test_a_call_that_has_returned_is_not_entered_again(rax: int) -> None:
     frame = sigframe.build(1 << 20, returned, xstate(), 0)
     assert word(frame, GREGS + 8 * GREGS_ORDER.index("rax")) == rax
     assert word(frame, GREGS + 8 * GREGS_ORDER.index("rip")) == 0x40_1002
+
+
+STACK = 0x7FFE_0000_1000
+RUNNING = registers(rip=0x1234, rsp=0x5678, eflags=0x246)
+
+
+def test_frames_on_a_stack_are_found() -> None:
+    places = (64, 64 * 100)
+    stack = bytearray(64 * 200)
+    for place in places:
+        frame = sigframe.build(STACK + place, RUNNING, xstate(), 0)
+        stack[place : place + len(frame)] = frame
+    assert sigframe.saved(bytes(stack), STACK) == [(0x1234, 0x5678)] * 2
+
+
+@pytest.mark.parametrize("place", [UC_FLAGS, CS - 8, CS, FPSTATE, 448 + 464])
+def test_what_was_written_over_is_no_frame(place: int) -> None:
+    """Its flags, those of the CPU, the segments, the place of the extended state, and that."""
+    stack = bytearray(sigframe.build(STACK, RUNNING, xstate(), 0))
+    stack += bytes(-len(stack) % 8)
+    assert sigframe.saved(bytes(stack), STACK)
+    stack[place : place + 8] = b"\xf8" * 8
+    assert not sigframe.saved(bytes(stack), STACK)
+
+
+@pytest.mark.parametrize("length", [0, 8, 192, 200, 440, 904])
+def test_half_a_frame_is_none(length: int) -> None:
+    stack = sigframe.build(STACK, RUNNING, xstate(), 0)
+    assert not sigframe.saved(stack[:length], STACK)

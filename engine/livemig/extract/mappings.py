@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from livemig import vdso
 from livemig.errors import NotCarried, ProcessGone
 from livemig.extract.properties import Properties, refuse_area
 from livemig.model import Kind, Layout, MappedFile, Mapping
 from livemig.system import procfs
+from livemig.system.memory import Memory
 from livemig.system.procfs import Area
 
 _KINDS = {
@@ -36,7 +38,39 @@ def read_layout(
     if properties is not None:
         both = zip(mappings, properties.of(areas, frozen=frozen), strict=True)
         mappings = [replace(each, flags=flags) if flags else each for each, flags in both]
-    return Layout(container_pid, tuple(mappings))
+    return Layout(container_pid, tuple(_tell_copies(pid, mappings)))
+
+
+def _tell_copies(pid: int, mappings: list[Mapping]) -> Iterator[Mapping]:
+    """Yield mappings, copies of other kernels' vDSOs told apart from code that was made here."""
+    prot = procfs.PROT_READ | procfs.PROT_EXEC
+    made = {m.start for m in mappings if m.kind is Kind.ANONYMOUS and m.prot == prot}
+    sizes = _copy_sizes(pid, made) if made else {}
+    for each in mappings:
+        middle = each.start + sizes.get(each.start, 0)
+        if each.start < middle <= each.end:
+            yield replace(each, end=middle, kind=Kind.FOREIGN)
+            if middle < each.end:
+                yield replace(each, start=middle)
+        else:
+            yield each
+
+
+def _copy_sizes(pid: int, places: Iterable[int]) -> dict[int, int]:
+    memory = Memory(pid)
+    try:
+        return {place: vdso.copy_size(_head(memory, place)) for place in places}
+    finally:
+        memory.close()
+
+
+def _head(memory: Memory, place: int) -> bytes:
+    try:
+        return memory.read(place, vdso.HEAD)
+    except ProcessLookupError:
+        raise
+    except OSError:  # unmapped since
+        return b""
 
 
 def _mapping(pid: int, area: Area) -> Mapping:

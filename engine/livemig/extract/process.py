@@ -38,10 +38,11 @@ _BPF_RETURN = 0x06  # BPF_RET | BPF_K
 _SECCOMP_ACTION, _SECCOMP_USER_NOTIF = 0xFFFF0000, 0x7FC00000
 
 
-def refuse_process(pid: int, *, mappings: bool = True) -> None:
-    """Raise NotCarried for what this version does not carry of a process that nobody traces.
+def refuse_process(pid: int, *, mappings: bool = True, tracer: int = 0) -> None:
+    """Raise NotCarried for what this version does not carry of a process.
 
-    Looking at ``mappings`` takes milliseconds where there is much memory.
+    Looking at ``mappings`` takes milliseconds where there is much memory. The thread ``tracer`` may
+    trace it, nobody else.
     """
     status = procfs.read_status(pid)
     if (threads := len(procfs.threads(pid))) > 1:
@@ -49,8 +50,8 @@ def refuse_process(pid: int, *, mappings: bool = True) -> None:
             f"process {pid} ({status['Name']}) has {threads} threads",
             hint="this version moves containers of one process with one thread",
         )
-    if (tracer := status["TracerPid"]) != "0":
-        raise NotCarried(f"process {pid} is traced by process {tracer}", hint="end the tracer")
+    if (other := int(status["TracerPid"])) not in (0, tracer):
+        raise NotCarried(f"process {pid} is traced by process {other}", hint="end the tracer")
     list_timers(pid)
     if os.readlink(f"/proc/{pid}/root") != "/":
         raise NotCarried(f"process {pid} has changed its root directory (chroot)")

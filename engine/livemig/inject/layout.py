@@ -29,6 +29,7 @@ _MAP_PRIVATE, _MAP_DROPPABLE, _MAP_ANONYMOUS = 0x02, 0x08, 0x20
 _MAP_GROWSDOWN, _MAP_NORESERVE = 0x100, 0x4000
 _MAP_FIXED_NOREPLACE = 0x100000
 _MREMAP_FIXED = 1 | 2  # MREMAP_MAYMOVE | MREMAP_FIXED
+_PLAIN = (Kind.ANONYMOUS, Kind.STACK, Kind.FOREIGN)
 _BATCH = 800  # calls a table
 _T = TypeVar("_T")
 
@@ -64,7 +65,7 @@ class StubLayout:
             self._held.stub.run(table)
         self._map_vdso(change.mapped)
         files = [each for each in change.mapped if each.kind is Kind.FILE]
-        plain = [each for each in change.mapped if each.kind in (Kind.ANONYMOUS, Kind.STACK)]
+        plain = [each for each in change.mapped if each.kind in _PLAIN]
         for batch in batches(plain):
             table = self._held.stub.table()
             for mapping in batch:

@@ -10,7 +10,7 @@ import numpy as np
 from livemig.errors import ProtocolError
 from livemig.inject.held import Held
 from livemig.intervals import Span
-from livemig.model import Kind, Mapping
+from livemig.model import Mapping
 from livemig.pages import BATCH_PAGES, Batch, PageKind, unpack
 from livemig.system.memory import PAGE_SIZE, read_ranges, write_ranges
 from livemig.system.numbers import NR_MADVISE
@@ -42,7 +42,7 @@ class PageWriter:
         while place < address + length:
             index = bisect.bisect_right(self._starts, place) - 1
             mapping = self._mappings[index] if index >= 0 else None
-            if mapping is None or mapping.end <= place or mapping.kind in (Kind.VVAR, Kind.VDSO):
+            if mapping is None or mapping.end <= place or mapping.kind.is_kernels:
                 raise ProtocolError(f"pages at {place:#x}, where no memory is mapped")
             writable = writable and bool(mapping.prot & PROT_WRITE)
             place = mapping.end

@@ -3,6 +3,7 @@
 from livemig.vdso.copies import HEAD, copy_size, lead
 from livemig.vdso.image import MAX_IMAGE, entries
 from livemig.vdso.own import Own, own
+from livemig.vdso.stops import within
 
 __all__ = [
     "HEAD",
@@ -12,4 +13,5 @@ __all__ = [
     "entries",
     "lead",
     "own",
+    "within",
 ]
