@@ -9,7 +9,7 @@ from livemig import terminal, typed
 from livemig.errors import ProtocolError, StateMismatch
 from livemig.extract.mappings import digest_file
 from livemig.freezer import Freezer
-from livemig.inject import Held, lay_out_by, rebuild
+from livemig.inject import Held, droppable, lay_out_by, rebuild
 from livemig.inject.advice import seal as seal_memory
 from livemig.inject.calls import going_on
 from livemig.inject.check import check
@@ -85,7 +85,7 @@ class Incoming:
         self._mappings = relocate(self._mappings, update.moves)
         _check_order(self._mappings)
         self._held.avoid([*wanted, *self._mappings])
-        here = self._vdso.follow(wanted, update.vdsos)
+        here = droppable.adapted(self._vdso.follow(wanted, update.vdsos))
         change = difference(self._mappings, here)
         self._layout.move(update.moves)
         self._layout.apply(change)

@@ -13,6 +13,7 @@ import pytest
 from livemig import vdso
 from livemig.errors import MachineMismatch, NotCarried, ProtocolError
 from livemig.extract import read_layout
+from livemig.extract.properties import Properties
 from livemig.model import Kind, Mapping, VdsoImage
 from livemig.rounds import LayoutUpdate
 from livemig.stub import hold_path
@@ -175,6 +176,28 @@ def test_what_the_other_vdso_lacks_is_a_system_call(
         check(app)
     app = abroad(app).run()
     check(app)
+
+
+def test_its_random_states_arrive_where_no_memory_is_droppable(
+    clocks: App, abroad: Callable[..., Move], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {"dd", "dp", "nr", "wf"}
+    if not states(clocks):
+        pytest.skip("this kernel's vDSO has no getrandom")
+    assert states(clocks) == [flags]
+    with monkeypatch.context() as patch:
+        patch.setattr("livemig.inject.droppable.is_known", lambda: False)
+        app = abroad(clocks).run()
+    check(app)
+    assert states(app) == [flags - {"dp"}]
+    app = abroad(app).run()
+    check(app)
+
+
+def states(app: App) -> list[set[str]]:
+    """Return the flags of memory that is wiped on a fork, as that for states of getrandom is."""
+    found = read_layout(app.pid, 1, Properties(app.pid), frozen=True).mappings
+    return [set(each.flags) for each in found if "wf" in each.flags]
 
 
 def test_what_would_lead_nowhere_is_named(clocks: App, abroad: Callable[..., Move]) -> None:
