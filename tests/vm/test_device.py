@@ -21,7 +21,7 @@ CHOSEN = (
     "tests/root/test_relocation.py",
     "'tests/root/test_moves.py::test_all_is_as_it_was[freezer-v2-live]'",
 )
-EVERY = "layout moves relocation state tracker"
+EVERY = "layout moves relocation state told_moves tracker vdso"
 ROOT_LIMIT = 5400.0
 FUZZ_LIMIT = 1800.0
 SEED = int(os.environ.get("LIVEMIG_SEED", "1"))

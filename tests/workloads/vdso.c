@@ -329,6 +329,7 @@ static void on_alarm(int number, siginfo_t *info, void *context)
 	if (at < inside[0] || at >= inside[1])
 		return;
 	set_timer(0);
+	inside[1] = 0; /* one more signal may wait already */
 	say("inside");
 	if (next_line(line, sizeof(line)))
 		say("left");
