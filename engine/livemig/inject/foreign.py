@@ -11,7 +11,7 @@ from livemig.inject.held import Held
 from livemig.layout import Change, LayoutBackend, free_hole
 from livemig.model import Kind, Mapping, VdsoImage
 from livemig.stub.runner import SIZE
-from livemig.system.memory import PAGE_SIZE, USER_END
+from livemig.system.memory import USER_END
 from livemig.system.procfs import PROT_EXEC, PROT_READ
 
 _LOWEST = 0x180_0000_0000  # where the stub looks for a hole, too
