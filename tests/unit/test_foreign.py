@@ -9,9 +9,8 @@ import pytest
 from livemig import vdso
 from livemig.errors import MachineMismatch, ProtocolError
 from livemig.inject.foreign import ForeignVdso
-from livemig.inject.held import USER_END
 from livemig.model import Kind, Mapping, VdsoImage
-from livemig.system.memory import PAGE_SIZE
+from livemig.system.memory import PAGE_SIZE, USER_END
 from tests import vdsos
 
 OWN = vdso.own()

@@ -24,7 +24,6 @@ CHOSEN = (
     "tests/docker/test_move.py::test_the_tracker_and_the_layout_that_were_asked_for_are_named[soft-dirty]",
     "tests/docker/test_confinement.py::test_the_apparmor_profile[docker-default]",
     "tests/docker/test_confinement.py::test_a_privileged_container_is_refused",
-    "tests/docker/test_recover.py::test_a_committed_move_is_completed_from_either_host[target]",
 )
 """Each shows what the other machines of the tests have not: cgroup v2, soft-dirty, AppArmor."""
 TESTS_LIMIT = 1500.0
