@@ -19,6 +19,9 @@ _NO_ALTSTACK = 0x7777  # no valid mode: rt_sigreturn then leaves the alternate s
 _MAGIC1 = 0x46505853
 _MAGIC2 = 0x46505845
 _SW_RESERVED = 464  # where the legacy area keeps a word for the signal frame
+_IN_USE = 512  # XSTATE_BV
+_TILES = 1 << 18  # AMX's eight tiles, the last of all that XSAVE knows (Intel SDM vol. 1, 13.1)
+_TILES_SIZE = 8 * 1024
 _SIGCONTEXT_ORDER = (
     "r8 r9 r10 r11 r12 r13 r14 r15 rdi rsi rbp rbx rdx rax rcx rsp rip eflags"
 ).split()
@@ -91,7 +94,14 @@ def _is_whole(stack: bytes, words: Any, first: int, address: int) -> bool:
 
 
 def _signal_xstate(xstate: bytes) -> bytes:
+    """Return the state as a frame holds it.
+
+    Where a thread has not used AMX's tiles, the kernel has no room for them in it, and takes of a
+    larger state the legacy area alone (check_xstate_in_sigframe, since Linux 5.16).
+    """
     features = struct.unpack_from("=Q", xstate, _SW_RESERVED)[0]
+    if features & _TILES and not struct.unpack_from("=Q", xstate, _IN_USE)[0] & _TILES:
+        xstate, features = xstate[:-_TILES_SIZE], features & ~_TILES
     header = struct.pack("=IIQI", _MAGIC1, len(xstate) + 4, features, len(xstate))
     state = bytearray(xstate)
     state[_SW_RESERVED : _SW_RESERVED + 48] = header.ljust(48, b"\0")

@@ -108,3 +108,17 @@ def test_what_was_written_over_is_no_frame(place: int) -> None:
 def test_half_a_frame_is_none(length: int) -> None:
     stack = sigframe.build(STACK, RUNNING, xstate(), 0)
     assert not sigframe.saved(stack[:length], STACK)
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
+def test_tiles_that_are_not_used_have_no_room_in_a_frame(used: bool) -> None:
+    """The kernel's own has none then, and it refuses a larger state."""
+    tiles, size = 1 << 18, 11008
+    state = bytearray(xstate(size))
+    struct.pack_into("=Q", state, 464, 0x602E7)
+    struct.pack_into("=Q", state, 512, 0xE7 | (tiles if used else 0))
+    frame = sigframe.build(1 << 20, registers(), bytes(state), 0)
+    place = word(frame, FPSTATE) - (1 << 20)
+    *_, features, length = struct.unpack_from("=IIQI", frame, place + 464)
+    assert (features, length) == ((0x602E7, size) if used else (0x202E7, 2816))
+    assert frame[place + length :] == struct.pack("=I", 0x46505845)
