@@ -67,7 +67,7 @@ demo: build ## Move a running container between two hosts while somebody types i
 # Where the tests of guests are asked for (LIVEMIG_REQUIRE), so is what they start from.
 .PHONY: test
 test: build $(if $(findstring vm,$(LIVEMIG_REQUIRE)),vm-prepare) ## Run every test that this machine can run, but the long ones
-	@$(PYTEST) -m 'not long' $(TESTS)
+	@$(if $(filter-out tests,$(TESTS)),$(PYTEST),$(PY) -m tests.run -v) -m 'not long' $(filter-out tests,$(TESTS))
 
 .PHONY: vm-deps
 vm-deps: build ## Install what guests need: QEMU, debootstrap

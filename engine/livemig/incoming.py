@@ -20,7 +20,7 @@ from livemig.inject.residence import forbid_huge, prepare
 from livemig.inject.scheduling import set_scheduling
 from livemig.inject.verify import verify, verify_absent, verify_thread
 from livemig.intervals import Span
-from livemig.layout import LayoutBackend, difference
+from livemig.layout import LayoutBackend, difference, settled
 from livemig.model import Image, LayoutChoice, MappedFile, Mapping, Process, Typed
 from livemig.pages import Batch
 from livemig.refusing import refusing
@@ -86,6 +86,7 @@ class Incoming:
         _check_order(self._mappings)
         self._held.avoid([*wanted, *self._mappings])
         here = droppable.adapted(self._vdso.follow(wanted, update.vdsos))
+        here = settled(self._mappings, here)
         change = difference(self._mappings, here)
         self._layout.move(update.moves)
         self._layout.apply(change)

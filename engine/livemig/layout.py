@@ -6,11 +6,12 @@ sides, so that the source knows which pages the target has lost.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from livemig.model import Mapping
+from livemig.model import Kind, Mapping
 from livemig.relocation import Relocation
 
 Flags = tuple[str, ...]
@@ -21,8 +22,9 @@ class Change:
     """The steps from one layout to another, in this order: unmap, map, protect, advise.
 
     ``unmapped`` are address ranges; their pages are lost. ``mapped`` are new mappings without
-    pages, and with their flags. ``protected`` are ranges that only change their protection,
-    ``advised`` those that change their flags (from, to).
+    pages, and with their flags; anonymous memory with an offset is what lies before it, grown: that
+    was moved, and the kernel joins nothing else to it. ``protected`` are ranges that only change
+    their protection, ``advised`` those that change their flags (from, to).
     """
 
     unmapped: tuple[tuple[int, int], ...]
@@ -78,10 +80,28 @@ def _without(mapping: Mapping, kept: Sequence[tuple[int, int]]) -> Iterator[tupl
         yield place, mapping.end
 
 
+def settled(old: Sequence[Mapping], new: Sequence[Mapping]) -> tuple[Mapping, ...]:
+    """Return ``new``, a layout as the source shows it, with the offsets of anonymous memory.
+
+    A mapping is what it begins with in ``old``. So what was moved otherwise does not stay in it: it
+    would be a mapping of its own there, and no mremap(2) reaches across two.
+    """
+    starts = [each.start for each in old]
+    found = []
+    for each in new:
+        if each.kind is Kind.ANONYMOUS:
+            at = bisect.bisect_right(starts, each.start) - 1
+            there = at >= 0 and old[at].kind is each.kind and each.start < old[at].end
+            offset = old[at].offset if there else 0
+            each = replace(each, offset=offset) if each.offset != offset else each  # noqa: PLW2901
+        found.append(each)
+    return tuple(found)
+
+
 def difference(old: Sequence[Mapping], new: Sequence[Mapping]) -> Change:
     """Return the steps from layout ``old`` to ``new``, both sorted and free of overlaps.
 
-    What shows the same bytes before and after stays, with its pages.
+    What shows the same bytes before and after stays, with its pages. ``new`` has been ``settled``.
     """
     if old == new:  # so it is mostly, and then the application may stand still
         return Change((), (), ())
@@ -89,9 +109,11 @@ def difference(old: Sequence[Mapping], new: Sequence[Mapping]) -> Change:
     kept_new: dict[int, list[tuple[int, int]]] = {}
     protected = []
     advised = []
+    stays = {}
     for before, after, start, end in _overlaps(old, new):
         kept_old.setdefault(before.start, []).append((start, end))
         kept_new.setdefault(after.start, []).append((start, end))
+        stays[end] = before
         if before.prot != after.prot:
             protected.append((start, end, after.prot))
         if before.flags != after.flags:
@@ -104,7 +126,17 @@ def difference(old: Sequence[Mapping], new: Sequence[Mapping]) -> Change:
         for mapping in new
         for start, end in _without(mapping, kept_new.get(mapping.start, []))
     ]
+    for each in mapped:
+        if is_grown(each):  # it has what is before it
+            before = stays[each.start]
+            protected.append((each.start, each.end, each.prot))
+            advised.append((each.start, each.end, before.flags, each.flags))
     return Change(tuple(unmapped), tuple(mapped), tuple(protected), tuple(advised))
+
+
+def is_grown(mapping: Mapping) -> bool:
+    """Tell whether new memory is to be what lies before it, grown."""
+    return mapping.kind is Kind.ANONYMOUS and bool(mapping.offset)
 
 
 def free_hole(taken: Sequence[tuple[int, int]], size: int, lowest: int) -> int:

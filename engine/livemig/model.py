@@ -45,7 +45,9 @@ _HUGE = frozenset(("hg", "nh"))  # MADV_HUGEPAGE, MADV_NOHUGEPAGE
 class Mapping:
     """One private mapping; ``prot`` as in mmap(2), ``path`` as the container sees it.
 
-    ``flags`` are those of VmFlags in /proc/PID/smaps that are carried (proc(5)), sorted.
+    ``flags`` are those of VmFlags in /proc/PID/smaps that are carried (proc(5)), sorted. ``offset``
+    is that in the file; of anonymous memory that was moved it is how far, which the kernel
+    remembers: it joins only what was moved alike. Of what a process has, nobody tells it.
     """
 
     start: int
@@ -63,8 +65,8 @@ class Mapping:
 
     def part(self, start: int, end: int) -> Mapping:
         """Return the mapping of a part of it."""
-        offset = self.offset + (start - self.start) if self.kind is Kind.FILE else 0
-        return replace(self, start=start, end=end, offset=offset)
+        further = start - self.start if self.kind is Kind.FILE else 0
+        return replace(self, start=start, end=end, offset=self.offset + further)
 
     def same_backing(self, other: Mapping) -> bool:
         """Tell whether both show the same bytes wherever they overlap, protection aside.
@@ -81,7 +83,7 @@ class Mapping:
             return self.start - self.offset == other.start - other.offset
         if self.kind.is_kernels:
             return self.start == other.start and self.end == other.end
-        return True
+        return self.offset == other.offset
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def relocate(mappings: Sequence[Mapping], moves: Sequence[Relocation]) -> tuple[
             raise ProtocolError(f"the layout moves {start:#x}-{end:#x}, which is not one mapping")
         if whole.kind is not Kind.ANONYMOUS or (start | end | to) % PAGE_SIZE:
             raise ProtocolError(f"the layout moves {start:#x}-{end:#x}, which cannot be moved")
-        moved = replace(whole, start=to, end=to + end - start)
+        moved = replace(whole, start=to, end=to + end - start, offset=whole.offset + to - start)
         _clear(found, start, end)
         if (to < end and start < moved.end) or any(_overlap(moved, each) for each in come):
             raise ProtocolError(f"the layout moves memory to {to:#x}, where some is moved")

@@ -19,7 +19,7 @@ from livemig.extract.properties import Properties
 from livemig.extract.residence import read_residence
 from livemig.frames import FrameType
 from livemig.intervals import Span, intersect, merged, subtract
-from livemig.layout import difference
+from livemig.layout import difference, settled
 from livemig.model import Kind, Layout, MappedFile, Mapping, Residence, RoundStat, VdsoImage
 from livemig.pagemap import carried
 from livemig.pages import DeltaCache, Packer, batches, zero_pages
@@ -138,14 +138,15 @@ class MemorySource:
     def _send_layout(self, send: Send, frozen: bool) -> None:
         layout, files = self._read_layout(frozen)
         moves = self._follow_moves(layout, frozen)
-        change = difference(self._layout.mappings, layout.mappings)
+        mappings = settled(self._layout.mappings, layout.mappings)
+        change = difference(self._layout.mappings, mappings)
         if not change and not files and not moves and self.number > 1:
             return
         # Whoever writes to a file on the target empties it first, and its private pages go with it.
         paths = {file.path for file in files}
         lost = [(each.start, each.end) for each in layout.mappings if each.path in paths]
         self._ledger = subtract(self._ledger, merged([*change.unmapped, *lost]))
-        self._layout = layout
+        self._layout = replace(layout, mappings=mappings)
         residence = self._residence(layout) if self.number == 1 else Residence()
         vdsos = self._vdsos(change.mapped)
         update = LayoutUpdate(layout, tuple(files), residence, tuple(moves), vdsos)

@@ -36,7 +36,7 @@ from docker_livemig.requests import Hello, MoveRequest, MoveSummary, Progress
 from livemig.errors import InternalError, LivemigError
 from livemig.frames import Assembler, Frame, FrameType, encode
 from livemig.incoming import _check_order
-from livemig.layout import difference
+from livemig.layout import difference, settled
 from livemig.link import Link
 from livemig.model import RoundStat
 from livemig.pages import Batch, unpack
@@ -103,6 +103,7 @@ class Reader:
         elif frame.type is FrameType.LAYOUT:
             wanted = from_wire(LayoutUpdate, frame.body).layout.mappings
             _check_order(wanted)
+            wanted = settled(self._mappings, wanted)
             difference(self._mappings, wanted)
             self._mappings = wanted
         elif frame.type is FrameType.STATE:

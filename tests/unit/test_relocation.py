@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from livemig.errors import ProtocolError
 from livemig.intervals import merged
-from livemig.layout import difference
+from livemig.layout import Change, difference, settled
 from livemig.model import Kind, Mapping
 from livemig.relocation import (
     MOST,
@@ -54,7 +54,8 @@ def test_what_was_moved_and_is_known_again_is_not_mapped_anew(
     ]
     moves = guess(gone, to, chance.sample(pairs, len(pairs)))
     assert sorted(moves) == sorted(true)
-    after = difference(relocate(old, moves), new)
+    moved = relocate(old, moves)
+    after = difference(moved, settled(moved, new))
     assert sum(each.length for each in after.mapped) == grown
     held = merged((start, end) for start, end, _ in true)
     assert relocate_spans(held, moves) == merged((at, at + b - a) for a, b, at in true)
@@ -94,3 +95,27 @@ def test_a_move_that_cannot_be_is_refused(name: str) -> None:
             [ONE, stack, replace(stack, kind=Kind.FILE, start=50 * PAGE, end=51 * PAGE)],
             WRONG[name],
         )
+
+
+def test_what_was_moved_and_then_grew_is_grown() -> None:
+    """Nothing that is mapped behind it would be joined to it, and mremap(2) moves one mapping."""
+    to = ONE.start + FAR
+    moved = relocate([ONE], [(ONE.start, ONE.end, to)])
+    longer = replace(ONE, start=to, end=moved[0].end + 3 * PAGE, prot=1)
+    here = settled(moved, [longer])
+    more = replace(here[0], start=moved[0].end)
+    assert more.offset == FAR
+    spans = [(to, moved[0].end, 1), (moved[0].end, longer.end, 1)]
+    change = difference(moved, here)
+    assert change == Change((), (more,), tuple(spans), ((*spans[1][:2], (), ()),))
+    assert difference(here, settled(here, [longer])) == Change((), (), ())
+
+
+def test_what_was_moved_otherwise_than_what_is_before_it_goes() -> None:
+    """On the source it is one mapping; here it would be two."""
+    other = replace(ONE, start=40 * PAGE, end=50 * PAGE)
+    moved = relocate([ONE, other], [(other.start, other.end, ONE.end)])
+    whole = replace(ONE, end=30 * PAGE)
+    change = difference(moved, settled(moved, [whole]))
+    assert change.unmapped == ((20 * PAGE, 30 * PAGE),)
+    assert change.mapped == (replace(ONE, start=20 * PAGE, end=30 * PAGE),)

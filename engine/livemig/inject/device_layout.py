@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from livemig.inject.held import Held
-from livemig.inject.layout import StubLayout, by_files, opened_files, within_areas
-from livemig.layout import Change, free_hole
+from livemig.inject.layout import StubLayout, by_files, fresh_flags, opened_files, within_areas
+from livemig.layout import Change, free_hole, is_grown
 from livemig.model import DEVICE, Kind, Mapping
 from livemig.relocation import Relocation
 from livemig.system import procfs
@@ -71,7 +71,7 @@ class DeviceLayout:
             with opened_files(self._root, some) as opened:
                 self._run(_map(mapping, opened[mapping.path]) for mapping in some)
         rest = tuple(mapping for mapping in change.mapped if not _is_ours(mapping))
-        new = [(each.start, each.end, (), each.flags) for each in ours if each.flags]
+        new = fresh_flags(ours)
         self._stub.apply(Change((), rest, change.protected, (*new, *change.advised)))
 
     def _run(self, operations: Iterable[Operation]) -> None:
@@ -101,6 +101,16 @@ def _unmap(start: int, end: int) -> Operation:
 
 
 def _map(mapping: Mapping, descriptor: int | None = None) -> Operation:
+    if is_grown(mapping):
+        last = mapping.start - PAGE_SIZE
+        return Operation(
+            Do.MOVE,
+            addr=last,
+            length=PAGE_SIZE,
+            new_addr=last,
+            new_length=PAGE_SIZE + mapping.length,
+            what=f"grow memory at {mapping.start:#x} to {mapping.end:#x}",
+        )
     return Operation(
         Do.MAP if descriptor is None else Do.MAP_FILE,
         addr=mapping.start,

@@ -11,11 +11,12 @@ from typing import TypeVar
 from livemig.inject.advice import add_advice
 from livemig.inject.droppable import MAP_DROPPABLE
 from livemig.inject.held import MAX_PASSED, Held
-from livemig.layout import Change, Flags
+from livemig.layout import Change, Flags, is_grown
 from livemig.model import STUB, Kind, Mapping
 from livemig.relocation import Relocation
 from livemig.stub.table import Table
 from livemig.system import handles, procfs
+from livemig.system.memory import PAGE_SIZE
 from livemig.system.numbers import (
     NR_ARCH_PRCTL,
     NR_CLOSE,
@@ -78,7 +79,7 @@ class StubLayout:
             for start, end, prot in span:
                 table.call(f"mprotect {start:#x}", NR_MPROTECT, start, end - start, prot)
             self._held.stub.run(table)
-        new = [(each.start, each.end, (), each.flags) for each in change.mapped if each.flags]
+        new = fresh_flags(change.mapped)
         self._advise([*new, *change.advised])
 
     def close(self) -> None:
@@ -112,7 +113,21 @@ class StubLayout:
                 self._held.stub.run(table)
 
 
+def fresh_flags(mapped: Iterable[Mapping]) -> list[tuple[int, int, Flags, Flags]]:
+    """Return what has to be advised of new mappings; what has grown, has flags already."""
+    return [
+        (each.start, each.end, (), each.flags)
+        for each in mapped
+        if each.flags and not is_grown(each)
+    ]
+
+
 def _add_map(table: Table, mapping: Mapping, flags: int, descriptor: int) -> None:
+    if is_grown(mapping):
+        last, size = mapping.start - PAGE_SIZE, PAGE_SIZE + mapping.length
+        name = f"growing memory at {mapping.start:#x} to {mapping.end:#x}"
+        table.call(name, NR_MREMAP, last, PAGE_SIZE, size, 0)
+        return
     table.call(
         f"mmap {mapping.start:#x}-{mapping.end:#x} {mapping.path}",
         NR_MMAP,

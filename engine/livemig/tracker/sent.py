@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from livemig.intervals import Span, intersect, merged, total
-from livemig.layout import difference
+from livemig.layout import difference, settled
 from livemig.model import Kind, Mapping
 from livemig.pages import batches
 from livemig.relocation import Relocation, guess, leavings, rooms
@@ -102,7 +102,7 @@ class Knowing(Deaf):
         self, old: Sequence[Mapping], new: Sequence[Mapping], held: list[Span], *, frozen: bool
     ) -> list[Relocation]:
         """Guess what is gone in one place and there in another; see Tracker."""
-        change = difference(old, new)
+        change = difference(old, settled(old, new))
         gone, to = leavings(old, change.unmapped), rooms(old, change.mapped)
         if not to or not (held := intersect(held, merged(gone))):
             return []
