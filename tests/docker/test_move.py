@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from livemig.errors import KernelLacks
 from livemig.model import TRACKERS, TrackerChoice
 from livemig.tracker import check_tracker
+from tests import pace
 from tests.conftest import NothingLeft
 from tests.docker.moves import Pair, inspect, move, ready_for
 from tests.hosts import Host, leaks, snapshot
+from tests.programs import copy_to
 from tests.typist import Typist
 
 pytestmark = pytest.mark.docker
@@ -106,3 +111,40 @@ def test_the_tracker_and_the_layout_that_were_asked_for_are_named(
         assert len(typist.acked) > before, "nobody could type while it moved"
         typist.wait_for(20)
         assert "heap=intact" in typist.verify()
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_memory_may_be_moved_about_all_the_while(
+    pair: Pair, recorder_image: str, tmp_path: Path, tracker: TrackerChoice
+) -> None:
+    """The program knows what each of its pages holds, and how long it was kept from moving one."""
+    source, target = pair
+    try:
+        check_tracker(tracker)
+    except KernelLacks as error:
+        pytest.skip(error.message)
+    wait = "while ! [ -e /tmp/mover ]; do sleep 0.1; done; exec /tmp/mover"
+    start(source, recorder_image, "-c", wait, docker=("--entrypoint", "/bin/sh"))
+    copy_to(tmp_path, ["mover"])
+    put = "base64 -d >/tmp/draft && chmod +x /tmp/draft && mv /tmp/draft /tmp/mover"
+    program = base64.encodebytes((tmp_path / "mover").read_bytes()).decode()
+    source.run(["docker", "exec", "-i", NAME, "sh", "-c", put], input=program)
+    before = ask_mover(source, 0)
+    summary = move(source, NAME, target, "--tracker", tracker, "--verify")
+    assert summary["tracker"] == tracker
+    _, moves, wrong = ask_mover(target, before[1])
+    assert moves > before[1]
+    assert wrong == 0
+
+
+def ask_mover(host: Host, moves: int) -> list[int]:
+    """Return what it answers, once it says that it has made more moves."""
+    deadline = time.monotonic() + pace.limit(60)
+    while True:
+        host.run(["docker", "exec", NAME, "sh", "-c", "echo how >/proc/1/fd/0"])
+        logs = host.run(["docker", "logs", NAME])
+        answers = [line.split() for line in logs.stdout.splitlines()]
+        if answers and int(answers[-1][1]) > moves:
+            return [int(word) for word in answers[-1]]
+        assert time.monotonic() < deadline, (answers[-3:], logs.stderr)
