@@ -2,12 +2,13 @@
 
 clocks.create(guest.run, "clocks", image, "/root/clocks")      # where clocks.program() was put
 … move it to a host with another kernel …
-clocks.calls(other.run, "clocks")                              # AssertionError: what was wrong
+clocks.await_calls(other.run, "clocks", before, limit)         # AssertionError: what was wrong
 """
 
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -45,3 +46,12 @@ def calls(run: Run, name: str) -> int:
     for verdict, _, rest in words:
         assert verdict == "ok", f"{verdict} {rest}"
     return max((int(number) for _, _, number in words), default=0)
+
+
+def await_calls(run: Run, name: str, more_than: int, limit: float) -> int:
+    """Wait until it has called the vDSO more often than that, and return how often."""
+    deadline = time.monotonic() + limit
+    while (found := calls(run, name)) <= more_than:
+        assert time.monotonic() < deadline, f"{name} is at {found}"
+        time.sleep(0.1)  # it says so in Docker's log, which is read anew
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,11 +9,11 @@ import pytest
 from tests import clocks, pace
 from tests.conftest import NothingLeft
 from tests.docker.moves import Pair, move, ready_for
-from tests.hosts import Host
 
 pytestmark = pytest.mark.docker
 
 NAME = "clocks"
+LIMIT = pace.limit(20)
 
 
 @pytest.fixture
@@ -25,19 +24,11 @@ def pair(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterato
         yield ready
 
 
-def await_calls(host: Host, more_than: int) -> int:
-    deadline = time.monotonic() + pace.limit(20)
-    while (found := clocks.calls(host.run, NAME)) <= more_than:
-        assert time.monotonic() < deadline, f"it is at {found} on {host.name}"
-        time.sleep(0.1)
-    return found
-
-
 @pytest.mark.timeout(300)
 def test_clocks_go_on_there_and_back(pair: Pair, recorder_image: str) -> None:
     clocks.create(pair[0].run, NAME, recorder_image, clocks.program())
-    found = await_calls(pair[0], 0)
+    found = clocks.await_calls(pair[0].run, NAME, 0, LIMIT)
     for number in range(4):
         source, target = pair[number % 2], pair[1 - number % 2]
         move(source, NAME, target, "--verify")
-        found = await_calls(target, found)
+        found = clocks.await_calls(target.run, NAME, found, LIMIT)

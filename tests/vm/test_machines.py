@@ -11,6 +11,7 @@ import pytest
 from docker_livemig.exits import EXIT_CODES
 from livemig.errors import KernelLacks, MachineMismatch
 from livemig.model import COMPARISON, DEVICE, SOFT_DIRTY, STUB, WRITE_PROTECT
+from tests import clocks
 from tests.hosts import RECORDER
 from tests.typist import Typist
 
@@ -20,7 +21,8 @@ from .machines import Machine, Pair, booted_as
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("quiet"), pytest.mark.timeout(900)]
 
-NAME = "recorder"
+NAME, CLOCKS = "recorder", "clocks"
+HOPS = 4
 LIMIT = 300.0
 LEFT = "docker ps -aq; find /var/lib/livemig -mindepth 1 ! -name setup.json ! -name .hold"
 TYPING = 0.02
@@ -99,6 +101,28 @@ def test_with_each_tracker_the_same_pages_arrive(
     assert done.returncode == 0, done.stderr
     recorder.wait_for(10, LIMIT)
     assert "heap=intact" in recorder.verify()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(len(set(kernels())) == 1, reason="both machines have the same kernel")
+def test_clocks_go_on_where_the_vdso_is_another(machines: Pair) -> None:
+    """To and fro, by device and by stub, of a program that calls every entry of its first vDSO."""
+    place = "/root/clocks"
+    machines[0].write(place, clocks.program().read_bytes())
+    try:
+        clocks.create(machines[0].run, CLOCKS, RECORDER, place)
+        found = clocks.await_calls(machines[0].run, CLOCKS, 0, LIMIT)
+        for hop in range(HOPS):
+            source, target = machines[hop % 2], machines[1 - hop % 2]
+            words = ["docker", "livemig", "--verify", "--layout", (DEVICE, STUB)[hop // 2 % 2]]
+            source.run([*words, CLOCKS, target.name], timeout=LIMIT)
+            found = clocks.await_calls(target.run, CLOCKS, found, LIMIT)
+            maps = target.run(f"cat /proc/$(docker inspect -f {{{{.State.Pid}}}} {CLOCKS})/maps")
+            assert maps.stdout.count("[vdso]") == 1
+    finally:
+        for guest in machines:
+            guest.run(["docker", "rm", "-f", CLOCKS], timeout=LIMIT, check=False)
 
 
 @pytest.mark.long
