@@ -91,10 +91,11 @@ def settled(old: Sequence[Mapping], new: Sequence[Mapping]) -> tuple[Mapping, ..
     for each in new:
         if each.kind is Kind.ANONYMOUS:
             at = bisect.bisect_right(starts, each.start) - 1
-            there = at >= 0 and old[at].kind is each.kind and each.start < old[at].end
-            offset = old[at].offset if there else 0
-            each = replace(each, offset=offset) if each.offset != offset else each  # noqa: PLW2901
-        found.append(each)
+            there = old[at] if at >= 0 and each.start < old[at].end else each
+            alike = replace(each, offset=there.offset)
+            found.append(alike if there.same_backing(alike) else replace(each, offset=0))
+        else:
+            found.append(each)
     return tuple(found)
 
 

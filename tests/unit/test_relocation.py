@@ -111,6 +111,14 @@ def test_what_was_moved_and_then_grew_is_grown() -> None:
     assert difference(here, settled(here, [longer])) == Change((), (), ())
 
 
+def test_what_was_moved_and_is_replaced_was_not_moved() -> None:
+    """Nothing of it is there to be grown."""
+    moved = relocate([ONE], [(ONE.start, ONE.end, ONE.start + FAR)])
+    new = replace(ONE, start=moved[0].start, end=moved[0].end, flags=("nr",))
+    change = difference(moved, settled(moved, [new]))
+    assert change == Change(((new.start, new.end),), (new,), ())
+
+
 def test_what_was_moved_otherwise_than_what_is_before_it_goes() -> None:
     """On the source it is one mapping; here it would be two."""
     other = replace(ONE, start=40 * PAGE, end=50 * PAGE)
