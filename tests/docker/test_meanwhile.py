@@ -155,7 +155,7 @@ def test_a_command_to_the_source(pair: Pair, phase: str, what: str) -> None:
     assert (state(source, name), state(target, name)) == (case.left, None)
     if case.left is None:
         return
-    assert policy(source, name) == "unless-stopped"
+    assert policy(source, name) == "unless-stopped", message
     if what == "pause":
         docker(source, "unpause {}")
     if case.left in ("running", "paused"):

@@ -7,7 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -437,21 +437,20 @@ def test_a_tracker_that_dies_at_random_instants_leaves_nothing(restless: App) ->
     assert ask(restless)[0] < MOMENT
 
 
-def test_a_tracker_that_is_stopped_stops_who_moves_memory_and_no_other(
-    mapper: Mapper, restless: App
-) -> None:
+def test_a_tracker_that_is_stopped_stops_who_moves_memory_and_nothing_else(mapper: Mapper) -> None:
     """Nobody but the tracker can end that: by going on, or by its end."""
-    with ExitStack() as scope:
-        for app in (mapper.app, restless):
-            child = scope.enter_context(Forked(tracking(app, rounds=False)))
-            assert child.hear()
-            os.kill(child.pid, signal.SIGSTOP)
-            os.waitid(os.P_PID, child.pid, os.WSTOPPED)
-        restless.settle(NR_MREMAP)
+    mapper.map(NEW, 8)
+    write(mapper, NEW, 8)
+    with Forked(tracking(mapper.app, rounds=False)) as child:
+        assert child.hear()
+        os.kill(child.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED)
         write(mapper, ARENA, 4)
         assert mapper.call(NR_GETPID) == 1
+        mapper.command(CALL, NR_MREMAP, NEW, 8 * PAGE, 8 * PAGE, MAYMOVE | FIXED, NEW + HUGE)
+        mapper.app.settle(NR_MREMAP)
         os.kill(child.pid, signal.SIGCONT)
-        ask(restless)
+        assert mapper.answers() == [NEW + HUGE]
 
 
 def test_the_listener_stays_in_front_of_all(mapper: Mapper, told: Move) -> None:
