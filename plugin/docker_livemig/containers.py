@@ -42,7 +42,9 @@ REMOVE_LIMIT = 30.0
 
 _CONFLICT = 409
 _GOING = "marked for removal"
-_ENDING, _ENDING_LIMIT, _PAUSE = "cannot update a stopped container", 10.0, 0.05
+# What containerd says of a container whose end Docker has not taken note of (its init_state.go).
+_ENDING = ("cannot update a stopped container", "cannot update a deleted process")
+_ENDING_LIMIT, _PAUSE = 10.0, 0.05
 NO_POLICY = {"Name": "no", "MaximumRetryCount": 0}
 _EMPTY: tuple[Any, ...] = (None, "", 0, -1, [], {}, False, [0, 0])
 # What differs on purpose, or is put in other words by other versions of Docker.
@@ -149,7 +151,8 @@ def restore_policy(api: docker.APIClient, container_id: str, spec: ContainerSpec
                 if _GOING in str(error) or _goes(api, container_id):
                     return  # removed while we asked
                 # It is just ending: the engine cannot update it until it has taken note of that.
-                if _ENDING not in str(error) or time.monotonic() > deadline:
+                ending = any(words in str(error) for words in _ENDING)
+                if not ending or time.monotonic() > deadline:
                     raise
                 time.sleep(_PAUSE)
 

@@ -10,7 +10,13 @@ import requests
 from docker.errors import APIError, NotFound
 
 from docker_livemig import engine_api
-from docker_livemig.containers import ContainerSpec, creation, differences, kept_name
+from docker_livemig.containers import (
+    ContainerSpec,
+    creation,
+    differences,
+    kept_name,
+    restore_policy,
+)
 from docker_livemig.uncarried import uncarried
 from livemig import wire
 from livemig.errors import (
@@ -200,3 +206,27 @@ def test_no_engine_is_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(NoDocker, match=r"/nowhere/docker\.sock on .*: No such file") as caught:
         engine_api.connect()
     assert "install" in caught.value.hint
+
+
+@pytest.mark.parametrize("what", ["a stopped container", "a deleted process"])
+def test_the_policy_of_one_that_is_just_ending_comes_back(what: str) -> None:
+    """Docker does not take it until it has noted the end: a race, so this engine is none."""
+    engine = Ending(f"cannot update {what}: unknown")
+    restore_policy(engine, SPEC.id, SPEC)
+    assert engine.policies == [SPEC.restart_policy] * 3
+
+
+class Ending:
+    """An engine that has to be asked three times."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+        self.policies: list[Any] = []
+
+    def inspect_container(self, _: str) -> dict[str, Any]:
+        return {"State": {"Status": "running", "Dead": False, "RemovalInProgress": False}}
+
+    def update_container(self, _: str, restart_policy: Any) -> None:
+        self.policies.append(restart_policy)
+        if len(self.policies) < 3:
+            raise APIError(self._words)
