@@ -1,8 +1,8 @@
 """Every test, in groups that run side by side: `python -m tests.run [ARGUMENTS OF PYTEST]`.
 
-Most of the time the tests wait, for Docker or for a silence to be long enough; so what stands on
-this machine's own processes and what stands on two hosts of it go at the same time, and the guests,
-which want the processors for themselves, come after. The exit code is the first that is not 0.
+Most of the time the tests of two hosts wait, for Docker or for a silence to be long enough. So the
+tests of this machine's own processes, and then those of guests, which stand back behind all others,
+go beside them. The exit code is the first that is not 0.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-ABREAST = (("tests/unit", "tests/root"), ("tests/docker",))
-AFTERWARDS = ("tests/vm",)
+ABREAST = (
+    (("tests/unit", "tests/root"), ("tests/vm",)),
+    (("tests/docker",),),
+)
+"""What goes side by side, and what of it comes one after the other."""
 NO_TESTS = 5
 
 _writing = threading.Lock()
@@ -36,10 +39,13 @@ def run(places: tuple[str, ...], arguments: list[str]) -> int:
 def main() -> int:
     """Run all groups."""
     arguments = sys.argv[1:]
+
+    def run_all(groups: tuple[tuple[str, ...], ...]) -> list[int]:
+        return [run(places, arguments) for places in groups]
+
     with ThreadPoolExecutor(len(ABREAST)) as workers:
-        started = [workers.submit(run, places, arguments) for places in ABREAST]
-        codes = [each.result() for each in started]
-    codes.append(run(AFTERWARDS, arguments))
+        started = [workers.submit(run_all, groups) for groups in ABREAST]
+        codes = [code for each in started for code in each.result()]
     return next((code for code in codes if code), 0)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import docker
+from livemig.system import sched
 from tests.hosts.proc import Mark, end, load_mark, mark_of
 
 from .qmp import Monitor, VmError
@@ -20,6 +21,8 @@ from .qmp import Monitor, VmError
 BOOT_LIMIT = 900.0
 RUN_LIMIT = 60.0
 SAVE_LIMIT = 600.0
+NICE = 10
+"""Guests take what others leave of the processors."""
 FROZEN = ("disk.qcow2", "memory")
 COMMAND_LINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 tsc=reliable quiet"
 ENGINE = "/run/docker.sock"
@@ -109,12 +112,15 @@ class Guest:
     def _launch(self, parts: Parts, port: int) -> None:
         # It leaves its parent once its sockets are there: nobody but PID 1 has to reap it.
         command(*self._arguments(parts, port), timeout=RUN_LIMIT)
-        mark_of(int((self.dir / "pid").read_text())).save(self._record)
+        pid = int((self.dir / "pid").read_text())
+        mark_of(pid).save(self._record)
+        if sched.autogroup(pid) is not None:  # there nice(1) counts within a session only
+            sched.set_autogroup(pid, NICE)
 
     def _arguments(self, parts: Parts, port: int) -> list[str]:
         incoming = f"exec:cat {shlex.quote(str(parts.memory))}"
         return [
-            *("nice", "-n", "10", "qemu-system-x86_64", "-name", self.name, "-nodefaults"),
+            *("nice", "-n", str(NICE), "qemu-system-x86_64", "-name", self.name, "-nodefaults"),
             # Never KVM: it is not everywhere, and where it is a guest's faults are the machine's.
             *("-accel", "tcg,thread=multi,tb-size=512", "-cpu", f"{self.size.model},la57=off"),
             *("-smp", str(self.size.cpus), "-m", str(self.size.memory), "-display", "none"),

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("quiet"), pytest.mark.time
 PROGRAM = "/root/selftest"
 CHOSEN = (
     "tests/root/test_layout.py",
-    "tests/root/test_relocation.py",
+    "'tests/root/test_relocation.py::test_what_was_moved_is_not_sent_again[soft-dirty-grown-before-the-last]'",
     "'tests/root/test_moves.py::test_all_is_as_it_was[freezer-v2-live]'",
 )
 EVERY = "layout moves relocation state told_moves tracker vdso"

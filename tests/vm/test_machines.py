@@ -50,16 +50,18 @@ def move(source: Guest, target: Guest, *options: str) -> dict[str, Any]:
     return summary
 
 
-def there_and_back(machines: Pair, typist: Typist, *options: str) -> list[dict[str, Any]]:
-    """Move it twice; nobody notices but by the wait, and nothing is left where it was."""
-    found = []
-    for source, target in (machines, machines[::-1]):
-        found.append(move(source, target, *options))
+def there_and_back(machines: Pair, typist: Typist, *ways: tuple[str, str]) -> None:
+    """Move it there and back, each time by a layout and in a mode.
+
+    Nobody notices but by the wait, and nothing is left where it was.
+    """
+    for (source, target), (layout, mode) in zip((machines, machines[::-1]), ways, strict=True):
+        summary = move(source, target, "--layout", layout, "--mode", mode)
+        assert (summary["layout"], summary["mode"]) == (layout, mode)
         typist.wait_for(10, LIMIT)
         assert "heap=intact" in typist.verify()
         assert typist.host is target
         assert source.run(LEFT).stdout == ""
-    return found
 
 
 def test_they_are_two_machines_with_the_device(machines: Pair) -> None:
@@ -72,22 +74,26 @@ def test_they_are_two_machines_with_the_device(machines: Pair) -> None:
         assert guest.run("cat /proc/1/comm").stdout == "systemd\n"
 
 
+LIVE, COLD = "live", "stop-and-copy"
+
+
 @pytest.mark.parametrize(
-    ("layout", "mode"),
+    ("there", "back"),
     [
-        (DEVICE, "live"),
-        (STUB, "stop-and-copy"),
-        pytest.param(DEVICE, "stop-and-copy", marks=pytest.mark.long),
-        pytest.param(STUB, "live", marks=pytest.mark.long),
+        ((DEVICE, LIVE), (STUB, COLD)),
+        pytest.param((STUB, LIVE), (DEVICE, COLD), marks=pytest.mark.long),
+        pytest.param((DEVICE, COLD), (STUB, LIVE), marks=pytest.mark.long),
+        pytest.param((STUB, COLD), (DEVICE, LIVE), marks=pytest.mark.long),
     ],
+    ids="-".join,
 )
 def test_the_recorder_goes_there_and_comes_back(
-    machines: Pair, recorder: Typist, layout: str, mode: str
+    machines: Pair, recorder: Typist, there: tuple[str, str], back: tuple[str, str]
 ) -> None:
-    for summary in there_and_back(machines, recorder, "--layout", layout, "--mode", mode):
-        assert (summary["layout"], summary["mode"]) == (layout, mode)
+    there_and_back(machines, recorder, there, back)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tracker", [COMPARISON, SOFT_DIRTY, WRITE_PROTECT])
 def test_with_each_tracker_the_same_pages_arrive(
     machines: Pair, recorder: Typist, tracker: str
