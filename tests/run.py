@@ -1,8 +1,8 @@
-"""Every test, in groups that run side by side: `python -m tests.run [ARGUMENTS OF PYTEST]`.
+"""Every test, in groups: `python -m tests.run [ARGUMENTS OF PYTEST]`.
 
-Most of the time the tests of two hosts wait, for Docker or for a silence to be long enough. So the
-tests of this machine's own processes, and then those of guests, which stand back behind all others,
-go beside them. The exit code is the first that is not 0.
+Guests stand back behind all others, so their tests go beside those of this machine's own processes.
+Those of two hosts come after: they want to see that nothing is left, with limits that are short for
+a busy machine. The exit code is the first that is not 0.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-ABREAST = (
+STAGES = (
     (("tests/unit", "tests/root"), ("tests/vm",)),
     (("tests/docker",),),
 )
-"""What goes side by side, and what of it comes one after the other."""
+"""One after the other; the groups of each go side by side."""
 NO_TESTS = 5
 
 _writing = threading.Lock()
@@ -38,14 +38,11 @@ def run(places: tuple[str, ...], arguments: list[str]) -> int:
 
 def main() -> int:
     """Run all groups."""
-    arguments = sys.argv[1:]
-
-    def run_all(groups: tuple[tuple[str, ...], ...]) -> list[int]:
-        return [run(places, arguments) for places in groups]
-
-    with ThreadPoolExecutor(len(ABREAST)) as workers:
-        started = [workers.submit(run_all, groups) for groups in ABREAST]
-        codes = [code for each in started for code in each.result()]
+    arguments, codes = sys.argv[1:], []
+    for groups in STAGES:
+        with ThreadPoolExecutor(len(groups)) as workers:
+            started = [workers.submit(run, places, arguments) for places in groups]
+            codes += [each.result() for each in started]
     return next((code for code in codes if code), 0)
 
 
