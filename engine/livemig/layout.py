@@ -91,11 +91,14 @@ def settled(old: Sequence[Mapping], new: Sequence[Mapping]) -> tuple[Mapping, ..
     for each in new:
         if each.kind is Kind.ANONYMOUS:
             at = bisect.bisect_right(starts, each.start) - 1
-            there = old[at] if at >= 0 and each.start < old[at].end else each
-            alike = replace(each, offset=there.offset)
-            found.append(alike if there.same_backing(alike) else replace(each, offset=0))
-        else:
-            found.append(each)
+            before = old[at] if at >= 0 and each.start < old[at].end else None
+            offset = before.offset if before is not None else 0
+            if before is not None and offset:  # rarely: the application may stand still
+                alike = before.same_backing(replace(each, offset=offset))
+                offset = offset if alike else 0
+            if offset != each.offset:
+                each = replace(each, offset=offset)  # noqa: PLW2901
+        found.append(each)
     return tuple(found)
 
 

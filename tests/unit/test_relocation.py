@@ -119,6 +119,13 @@ def test_what_was_moved_and_is_replaced_was_not_moved() -> None:
     assert change == Change(((new.start, new.end),), (new,), ())
 
 
+@pytest.mark.parametrize("old", [[], [replace(ONE, flags=("nr",))]], ids=["nothing", "other"])
+def test_what_a_source_says_of_it_does_not_count(old: list[Mapping]) -> None:
+    told = replace(ONE, offset=PAGE)
+    assert settled([replace(each, offset=PAGE) for each in old], [told]) == (ONE,)
+    assert difference(old, settled(old, [told])).mapped == (ONE,)
+
+
 def test_what_was_moved_otherwise_than_what_is_before_it_goes() -> None:
     """On the source it is one mapping; here it would be two."""
     other = replace(ONE, start=40 * PAGE, end=50 * PAGE)
