@@ -165,7 +165,7 @@ def plain(settings: Settings) -> Settings:
     return replace(settings, iflag=0, lflag=lflag, controls=bytes(controls))
 
 
-def may_be_taken(settings: Settings) -> bool:
+def may_have_been_taken(settings: Settings) -> bool:
     """Tell whether ``take`` may have begun on a terminal: it echoes and changes nothing."""
     return not settings.iflag and not settings.lflag & ttys.ECHO
 

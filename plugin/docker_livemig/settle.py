@@ -98,7 +98,7 @@ def _left_typed(copy: copies.Copy) -> Iterator[Commit]:
         return
     with closing(pty):
         settings = ttys.settings(pty.slave)
-        if typed.may_be_taken(settings):
+        if typed.may_have_been_taken(settings):
             yield Commit()
             return
         # Signals of keys that the target has pending already become no more by being sent again.
