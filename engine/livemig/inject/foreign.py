@@ -7,14 +7,12 @@ from dataclasses import replace
 
 from livemig import vdso
 from livemig.errors import ProtocolError, StateMismatch
-from livemig.inject.held import Held
+from livemig.inject.held import LOWEST, Held
 from livemig.layout import Change, LayoutBackend, free_hole
 from livemig.model import Kind, Mapping, VdsoImage
 from livemig.stub.runner import SIZE
 from livemig.system.memory import USER_END
 from livemig.system.procfs import PROT_EXEC, PROT_READ
-
-_LOWEST = 0x180_0000_0000  # where the stub looks for a hole, too
 
 
 class ForeignVdso:
@@ -95,8 +93,8 @@ class ForeignVdso:
         """
         taken = [*((each.start, each.end) for each in mappings), (stub, stub + SIZE)]
         size = self._own.before + len(self._own.code)
-        above = max((each.end for each in mappings if each.kind is Kind.STACK), default=_LOWEST)
-        holes = (free_hole(taken, size, lowest) for lowest in (above, _LOWEST))
+        above = max((each.end for each in mappings if each.kind is Kind.STACK), default=LOWEST)
+        holes = (free_hole(taken, size, lowest) for lowest in (above, LOWEST))
         for start in holes:
             middle, end = start + self._own.before, start + size
             if end <= USER_END:

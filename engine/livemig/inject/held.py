@@ -33,7 +33,7 @@ from livemig.tracing import Tracee
 F_DUPFD_CLOEXEC = 1030
 CLONE_NEWTIME = 0x80
 _MAP_HERE = 0x100022  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
-_LOWEST = 0x180_0000_0000  # where neither programs, heaps, libraries nor stacks are usually found
+LOWEST = 0x180_0000_0000  # where neither programs, heaps, libraries nor stacks are usually found
 _SEQPACKET_CLOEXEC = 5 | 0o2000000
 _MSG_CMSG_CLOEXEC = 0x40000000
 _STREAMS = 3
@@ -83,7 +83,7 @@ class Held:
     def _place(self, syscall_address: int, avoid: Sequence[Mapping]) -> Stub:
         taken = [(mapping.start, mapping.end) for mapping in avoid]
         taken += [(area.start, area.end) for area in procfs.read_areas(self.pid)]
-        base = free_hole(taken, SIZE, _LOWEST)
+        base = free_hole(taken, SIZE, LOWEST)
         if base > USER_END - SIZE:
             raise ProtocolError("the layout leaves no room for the stub")
         for start, size, prot in (
