@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from livemig.freezer import Freezer
-from tests.conftest import NothingLeft
-from tests.docker.moves import Pair, answers, inspect, move, ready_for
+from tests.docker.moves import Pair, answers, inspect, move
 from tests.hosts import Host
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
@@ -18,14 +16,6 @@ NAME = "confined"
 FIELDS = ("Uid", "Gid", "Groups", "NoNewPrivs", "Seccomp", "Seccomp_filters")
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
-
-
-@pytest.fixture
-def pair(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterator[Pair]:
-    assert recorder_image
-    nothing_left.ignore("images")
-    with ready_for(hosts, NAME) as ready:
-        yield ready
 
 
 def confinement(host: Host) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,7 @@ from livemig.errors import KernelLacks
 from livemig.model import TRACKERS, TrackerChoice
 from livemig.tracker import check_tracker
 from tests import pace
-from tests.conftest import NothingLeft
-from tests.docker.moves import Pair, inspect, move, ready_for
+from tests.docker.moves import Pair, inspect, move
 from tests.hosts import Host, leaks, snapshot
 from tests.programs import copy_to
 from tests.typist import Typist
@@ -25,16 +23,15 @@ NAME = "moving"
 MODES = ("live", "stop-and-copy")
 
 
-@pytest.fixture
-def pair(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterator[Pair]:
-    assert recorder_image
-    nothing_left.ignore("images")
-    with ready_for(hosts, NAME) as ready:
-        yield ready
-
-
 def start(host: Host, image: str, *options: str, docker: tuple[str, ...] = ()) -> None:
     host.run(["docker", "run", "-d", "-i", "--name", NAME, *docker, image, *options])
+
+
+def skip_without(tracker: TrackerChoice) -> None:
+    try:
+        check_tracker(tracker)
+    except KernelLacks as error:
+        pytest.skip(error.message)
 
 
 @pytest.mark.timeout(400)
@@ -96,10 +93,7 @@ def test_the_tracker_and_the_layout_that_were_asked_for_are_named(
     pair: Pair, recorder_image: str, tracker: TrackerChoice
 ) -> None:
     source, target = pair
-    try:
-        check_tracker(tracker)
-    except KernelLacks as error:
-        pytest.skip(error.message)
+    skip_without(tracker)
     start(source, recorder_image)
     with Typist(pair, NAME, every=0.002) as typist:
         typist.wait_for(50)
@@ -120,10 +114,7 @@ def test_memory_may_be_moved_about_all_the_while(
 ) -> None:
     """The program knows what each of its pages holds, and how long it was kept from moving one."""
     source, target = pair
-    try:
-        check_tracker(tracker)
-    except KernelLacks as error:
-        pytest.skip(error.message)
+    skip_without(tracker)
     wait = "while ! [ -e /tmp/mover ]; do sleep 0.1; done; exec /tmp/mover"
     start(source, recorder_image, "-c", wait, docker=("--entrypoint", "/bin/sh"))
     copy_to(tmp_path, ["mover"])

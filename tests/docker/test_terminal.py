@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from livemig.errors import Cancelled, NotCarried
 from livemig.frames import FrameType
-from tests.conftest import NothingLeft
 from tests.docker import cutter
 from tests.docker.commands import Command
 from tests.docker.consoles import DETACH, Console
 from tests.docker.killers import stoppable, strike
-from tests.docker.moves import Pair, inspect, move, ready_for, refused, slow_link, wrapped
+from tests.docker.moves import Pair, inspect, move, refused, slow_link, wrapped
 from tests.docker.test_lost_link import cut_happened, plan
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(90)]
@@ -24,14 +22,6 @@ NAME = "shell"
 PROMPT = b"# "
 RATE = 24e6
 CTRL_A, CTRL_C, ERASE = b"\x01", b"\x03", b"\x7f"
-
-
-@pytest.fixture
-def pair(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterator[Pair]:
-    assert recorder_image
-    nothing_left.ignore("images")
-    with ready_for(hosts, NAME) as ready:
-        yield ready
 
 
 def bash(image: str, *words: str, options: tuple[str, ...] = ("-it",)) -> list[str]:

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests import clocks, pace
-from tests.conftest import NothingLeft
-from tests.docker.moves import Pair, move, ready_for
+from tests.docker.moves import Pair, move
 
 pytestmark = pytest.mark.docker
 
 NAME = "clocks"
 LIMIT = pace.limit(20)
-
-
-@pytest.fixture
-def pair(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterator[Pair]:
-    assert recorder_image
-    nothing_left.ignore("images")
-    with ready_for(hosts, NAME) as ready:
-        yield ready
 
 
 @pytest.mark.timeout(300)
