@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from tests import pace
 
@@ -21,6 +22,7 @@ from .machine import Host
 from .proc import HostsError
 
 Pair = tuple[Host, Host]
+_T = TypeVar("_T")
 LOCK_LIMIT = 600.0
 STAMP = "stamp"
 
@@ -109,8 +111,8 @@ def _start_daemons(host: Host) -> None:
     host.start_engine()
 
 
-def in_both(pair: Pair, work: Callable[[Host], object]) -> None:
-    """Do something in both hosts at once; both have ended it when a failure is raised."""
+def in_both(pair: tuple[_T, _T], work: Callable[[_T], object]) -> None:
+    """Do something in both at once; both have ended it when a failure is raised."""
     with ThreadPoolExecutor(len(pair)) as workers:
         for done in [workers.submit(work, host) for host in pair]:
             done.result()

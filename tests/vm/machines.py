@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tests.hosts import in_both
 from tests.hosts.config import REPO
 from tests.hosts.images import RECORDER, archive_paths
 
@@ -75,11 +75,10 @@ class Machine:
 
     def parts(self, saved: Path | None = None) -> Parts:
         """Return what it is made of, or what it was saved as."""
-        base = disks.debian()
-        disk = ready_disk() if saved is None else saved / "disk.qcow2"
-        memory = None if saved is None else saved / "memory"
+        found = Parts.of(disks.debian(), saved)
+        disk = ready_disk() if saved is None else found.disk
         words = CGROUPS[self.number]
-        return Parts(self.kernel.image(), None, disk, base / "key", memory, words)
+        return replace(found, kernel=self.kernel.image(), initrd=None, disk=disk, words=words)
 
     def place(self) -> Path:
         """Return where it is kept as it was saved, made or not."""
@@ -143,7 +142,7 @@ def start(root: Path, kernels: tuple[Kernel, Kernel]) -> Pair:
         pair[number].start(each[number].parts(saved[number]))
         install(pair[number])
 
-    in_both(ready)
+    in_both((0, 1), ready)
     return pair
 
 
@@ -188,10 +187,3 @@ def install(guest: Guest) -> None:
     guest.write(f"/root/{wheel.name}", wheel.read_bytes())
     pip = f"{PYTHON} -m pip install -q --no-index --no-deps --force-reinstall /root/{wheel.name}"
     guest.run(f"insmod {MODULE} && {pip} && docker livemig setup", timeout=LIMIT)
-
-
-def in_both(work: Callable[[int], object]) -> None:
-    """Do something for both at once; both have ended it when a failure is raised."""
-    with ThreadPoolExecutor(len(NAMES)) as workers:
-        for done in [workers.submit(work, number) for number in range(len(NAMES))]:
-            done.result()
