@@ -73,6 +73,25 @@ def test_what_is_left_behind_is_found(hosts: Pair, recorder_image: str) -> None:
     assert "/run/livemig/left" in found["files"]
 
 
+def test_a_process_that_executes_another_program_is_not_left_behind(hosts: Pair) -> None:
+    """`docker start` returns while runc's first process is yet to become the container's."""
+    script = "echo first; read line; exec sh -c 'echo second; read line'"
+    with hosts[0].popen(
+        ["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "first\n"
+        before = snapshot(hosts[0])
+        process.stdin.write("on\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "second\n"
+        after = snapshot(hosts[0])
+        process.stdin.close()
+    assert before.processes != after.processes
+    assert leaks(before, after) == {}
+
+
 def test_pids_are_translated(hosts: Pair, recorder_image: str) -> None:
     a, _ = hosts
     a.run(["docker", "run", "-d", "-i", "--name", "pid", recorder_image])

@@ -17,6 +17,7 @@ class Snapshot:
     """Counts of named things; every field is one kind."""
 
     processes: Counter[str]
+    """Each by what it is, which stays, and after a space by its program, which may change."""
     mounts: Counter[str]
     networks: Counter[str]
     cgroups: Counter[str]
@@ -50,10 +51,18 @@ def snapshot(host: Host) -> Snapshot:
 
 
 def leaks(before: Snapshot, after: Snapshot) -> dict[str, list[str]]:
-    """Return what is in `after` and was not in `before`, by kind; empty when nothing is."""
+    """Return what is in `after` and was not in `before`, by kind; empty when nothing is.
+
+    A process that has executed another program since is no new one: `docker start` returns while
+    runc's first process is yet to become the container's.
+    """
     found = {}
     for field in fields(Snapshot):
-        more: Counter[str] = getattr(after, field.name) - getattr(before, field.name)
+        earlier: Counter[str] = getattr(before, field.name)
+        more: Counter[str] = getattr(after, field.name) - earlier
+        if field.name == "processes":
+            known = {name.split(" ")[0] for name in earlier}
+            more = Counter({name: n for name, n in more.items() if name.split(" ")[0] not in known})
         if more:
             found[field.name] = sorted(more.elements())
     return found
@@ -71,7 +80,7 @@ def _processes(host: Host) -> Counter[str]:
             name = words.strip() or (proc / entry / "comm").read_text().strip()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        found[f"{entry}@{stat[1]} {stat[0] if stat[0] == 'Z' else ''} {name[:120]}"] += 1
+        found[f"{entry}@{stat[1]}{'-zombie' if stat[0] == 'Z' else ''} {name[:120]}"] += 1
     return found
 
 
