@@ -35,7 +35,7 @@ class Freezer:
         ProcessLookupError for one that is ending, and has left its cgroup for the root's.
         """
         unified = None
-        for line in Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines():
+        for line in procfs.read_text(f"/proc/{pid}/cgroup").splitlines():
             _, controllers, path = line.split(":", 2)
             if "freezer" in controllers.split(","):
                 _require_inside(pid, path)
@@ -55,8 +55,7 @@ class Freezer:
         """Return the processes of the cgroup and of all below it, as this PID namespace counts."""
         found: list[int] = []
         for path, _, _ in os.walk(self.directory):
-            text = (Path(path) / "cgroup.procs").read_text(encoding="ascii")
-            found += [int(word) for word in text.split()]
+            found += [int(word) for word in procfs.read_text(f"{path}/cgroup.procs").split()]
         return sorted(found)
 
     def freeze(self, timeout: float = 10.0) -> None:
@@ -71,30 +70,30 @@ class Freezer:
     def request_freeze(self) -> None:
         """Ask for freezing without waiting for it."""
         if self._version == 1:
-            (self.directory / "freezer.state").write_text("FROZEN")
+            procfs.write_text(f"{self.directory}/freezer.state", "FROZEN")
         else:
-            (self.directory / "cgroup.freeze").write_text("1")
+            procfs.write_text(f"{self.directory}/cgroup.freeze", "1")
 
     def thaw(self) -> None:
         """Let all processes run; a cgroup that is gone is no error, for it has none."""
         with suppress(FileNotFoundError):
             if self._version == 1:
-                (self.directory / "freezer.state").write_text("THAWED")
+                procfs.write_text(f"{self.directory}/freezer.state", "THAWED")
             else:
-                (self.directory / "cgroup.freeze").write_text("0")
+                procfs.write_text(f"{self.directory}/cgroup.freeze", "0")
 
     def frozen(self) -> bool:
         """Tell whether all processes are frozen."""
         if self._version == 1:
-            return (self.directory / "freezer.state").read_text().strip() == "FROZEN"
-        return "frozen 1" in (self.directory / "cgroup.events").read_text()
+            return procfs.read_text(f"{self.directory}/freezer.state").strip() == "FROZEN"
+        return "frozen 1" in procfs.read_text(f"{self.directory}/cgroup.events")
 
     def _await_change(self) -> None:
         if self._version == 1:
             time.sleep(_PAUSE)
             return
-        with open(self.directory / "cgroup.events", encoding="ascii") as events:
-            if "frozen 1" in events.read():
+        with open(self.directory / "cgroup.events", "rb", buffering=0) as events:
+            if b"frozen 1" in events.read():
                 return
             poller = select.poll()
             poller.register(events, select.POLLPRI)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Iterable, Iterator
 
 Span = tuple[int, int]
@@ -44,6 +46,21 @@ def _subtract(left: list[Span], right: list[Span]) -> Iterator[Span]:
 def intersect(left: list[Span], right: list[Span]) -> list[Span]:
     """Return what is in both; both as ``merged`` returns them."""
     return subtract(left, subtract(left, right))
+
+
+def _end(span: Span) -> int:
+    return span[1]
+
+
+def clipped(spans: list[Span], start: int, end: int) -> list[Span]:
+    """Return what of ``spans``, as ``merged`` returns them, lies in one range; fast in many."""
+    found: list[Span] = []
+    first = bisect.bisect_right(spans, start, key=_end)
+    for begin, stop in itertools.islice(spans, first, None):
+        if max(begin, start) >= end:
+            break
+        found.append((max(begin, start), min(stop, end)))
+    return found
 
 
 def total(spans: Iterable[Span]) -> int:

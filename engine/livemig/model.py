@@ -29,7 +29,7 @@ class Kind(StrEnum):
     @property
     def is_kernels(self) -> bool:
         """Whether each kernel has other pages there, which are not carried."""
-        return self in (Kind.VVAR, Kind.VDSO, Kind.FOREIGN)
+        return self in _KERNELS
 
     @property
     def has_entries(self) -> bool:
@@ -37,6 +37,7 @@ class Kind(StrEnum):
         return self in (Kind.VDSO, Kind.FOREIGN)
 
 
+_KERNELS = (Kind.VVAR, Kind.VDSO, Kind.FOREIGN)
 _MADE = frozenset(("nr", "dp", "gd"))  # MAP_NORESERVE, MAP_DROPPABLE, MAP_GROWSDOWN
 _HUGE = frozenset(("hg", "nh"))  # MADV_HUGEPAGE, MADV_NOHUGEPAGE
 

@@ -48,9 +48,16 @@ def carried(mappings: Iterable[Mapping]) -> list[Mapping]:
 
     Those of MAP_DROPPABLE may read as zeros at any time, and cannot be tracked: they arrive so.
     """
-    return [
-        mapping for mapping in mappings if not mapping.kind.is_kernels and "dp" not in mapping.flags
-    ]
+    return [mapping for mapping in mappings if _is_carried(mapping)]
+
+
+def not_carried(mappings: Iterable[Mapping]) -> list[Mapping]:
+    """Return all others."""
+    return [mapping for mapping in mappings if not _is_carried(mapping)]
+
+
+def _is_carried(mapping: Mapping) -> bool:
+    return not mapping.kind.is_kernels and "dp" not in mapping.flags
 
 
 @functools.cache

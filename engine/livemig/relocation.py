@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from livemig.errors import ProtocolError
-from livemig.intervals import Span, intersect, merged, subtract
+from livemig.intervals import Span, clipped, intersect, merged, subtract
 from livemig.model import Kind, Mapping
 from livemig.system.memory import PAGE_SIZE
 
@@ -28,7 +28,7 @@ def relocate_spans(spans: list[Span], moves: Iterable[Relocation]) -> list[Span]
     """Return where address ranges (as ``merged`` returns them) are afterwards."""
     stay, come = spans, []
     for start, end, to in moves:
-        come += [(a + to - start, b + to - start) for a, b in intersect(spans, [(start, end)])]
+        come += [(a + to - start, b + to - start) for a, b in clipped(spans, start, end)]
         stay = subtract(subtract(stay, [(start, end)]), [(to, to + end - start)])
     return merged([*stay, *come])
 

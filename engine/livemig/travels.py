@@ -11,7 +11,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable, Sequence
 
-from livemig.intervals import Span, intersect, merged, subtract, total
+from livemig.intervals import Span, clipped, merged, subtract, total
 from livemig.model import Kind, Mapping
 from livemig.relocation import MOST, Relocation
 
@@ -69,8 +69,8 @@ class Travels:
         returned = [each for each in self._pieces if each[0] == each[2]]
         away = (each for each in self._pieces if each not in returned)
         movable = _cut(_cut(away, _anonymous(new)), _anonymous(old), before=True)
-        wanted = [each for each in movable if intersect(held, [each[:2]])]
-        wanted.sort(key=lambda each: total(intersect(held, [each[:2]])), reverse=True)
+        wanted = [each for each in movable if clipped(held, *each[:2])]
+        wanted.sort(key=lambda each: total(clipped(held, *each[:2])), reverse=True)
         moves = _ordered(wanted[:MOST])
         return moves, subtract(self._come, merged(map(_place, [*returned, *moves])))
 
@@ -109,7 +109,7 @@ def _ordered(wanted: list[Relocation]) -> list[Relocation]:
     moves: list[Relocation] = []
     while wanted:
         left = merged((start, end) for start, end, _ in wanted)
-        ready = [each for each in wanted if not intersect(left, [_place(each)])]
+        ready = [each for each in wanted if not clipped(left, *_place(each))]
         if not ready:
             parts = [_cut([each], subtract([_place(each)], left)) for each in wanted]
             return [*moves, *(part for each in parts for part in each)][:MOST]

@@ -15,7 +15,7 @@ from livemig.errors import LivemigError, TargetError
 class HeldWatch:
     """Calls ``interrupt``, once and from a thread, when Docker ends, changes or renames it.
 
-    That is up to ``close``, before the container is complete: then it is its source that decides.
+    That is up to ``end``, before the container is complete: then it is its source that decides.
     """
 
     def __init__(
@@ -26,9 +26,13 @@ class HeldWatch:
         self._told = False
         self._events = Events(container, time.time_ns(), self._hear, lambda: None)
 
-    def close(self) -> None:
-        """Stop listening; nothing is interrupted any more."""
+    def end(self) -> None:
+        """Interrupt nothing any more: the container is complete. Costs no time."""
         self._told = True
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.end()
         self._events.close()
 
     def _hear(self, action: str, attributes: dict[str, str]) -> None:

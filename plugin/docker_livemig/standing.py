@@ -96,8 +96,9 @@ def look_after(api: docker.APIClient, journal: Journal) -> None:
 class Standing:
     """A copy that is complete, in one of the states from READY on; its peer owns the journal.
 
-    ``put`` writes late standard input, ``put_typed`` what was typed on the source's terminal; a
-    peer that has not made the copy finds its way there again.
+    ``container`` is its ID, by default as the journal has it. ``put`` writes late standard input,
+    ``put_typed`` what was typed on the source's terminal; a peer that has not made the copy finds
+    its way there again.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Standing:
         journal: Journal,
         link: Link,
         *,
+        container: str = "",
         freezer: Freezer | None = None,
         put: Feed | None = None,
         put_typed: PutTyped | None = None,
@@ -117,7 +119,7 @@ class Standing:
         self._put = put or self._put_again
         self._put_typed = put_typed or self._put_typed_again
         self._late = b""
-        self._container: str = journal.details().get("container", "")
+        self._container: str = container or journal.details().get("container", "")
         self._notes: list[str] = []
 
     def go_on(self) -> None:

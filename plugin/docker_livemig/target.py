@@ -120,7 +120,7 @@ class Arrival:
 
         Without a reason that raises what stands in the way.
         """
-        self._close_watch()
+        self._end_watch()
         try:
             if self._incoming is not None:
                 self._incoming.close()
@@ -170,6 +170,7 @@ class Arrival:
         self._journal.append(TargetState.HELD, container=self._id)
         self._pid = containers.start_held(self._api, self._id, self._spec)
         self._held_watch = HeldWatch(self._id, self._spec, self._link.interrupt)
+        self._close.callback(self._held_watch.close)
         if seccomp_profile(self._pid) != self._prepare.seccomp:
             raise StateMismatch(
                 f"Docker on {os.uname().nodename} gives container {self._spec.name} another "
@@ -222,12 +223,13 @@ class Arrival:
         filters = 1 if self._prepare.seccomp else 0
         incoming.rebuild(state.image, filters=filters, sent=sent)
         incoming.seal(state.image)
-        self._close_watch()
+        self._end_watch()
         self._journal.append(TargetState.READY, stdin=incoming.stdin_inode)
         standing = Standing(
             self._api,
             self._journal,
             self._link,
+            container=self._id,
             freezer=self._freezer,
             put=incoming.feed,
             put_typed=incoming.put_typed,
@@ -236,9 +238,9 @@ class Arrival:
             self._send(FrameType.READY, Ready(state_digest(to_wire(state)), incoming.backend))
         return standing
 
-    def _close_watch(self) -> None:
+    def _end_watch(self) -> None:
         if self._held_watch is not None:
-            self._held_watch.close()
+            self._held_watch.end()
 
     def _arriving(self) -> Incoming:
         if self._incoming is None:

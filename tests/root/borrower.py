@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from livemig.infect import Loan, borrow, find_gadgets, infected
 from livemig.stub import Stub
@@ -86,7 +86,7 @@ class Borrower:
                 for info in ptrace.pending_signals(self.pid, shared=shared)
             ),
             tuple(
-                replace(area, start=0) if area.name == "[stack]" else area  # it may grow
+                area._replace(start=0) if area.name == "[stack]" else area  # it may grow
                 for area in procfs.read_areas(self.pid)
             ),
             self._stack(registers.rsp),

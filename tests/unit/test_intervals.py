@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livemig.intervals import Span, intersect, merged, subtract, total
+from livemig.intervals import Span, clipped, intersect, merged, subtract, total
 
 LOOSE = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=12)
 SPANS = LOOSE.map(merged)
@@ -40,6 +40,11 @@ def test_subtract_and_intersect_are_those_of_sets(left: list[Span], right: list[
     ):
         assert units(found) == wanted
         assert_in_order(found)
+
+
+@given(SPANS, st.integers(0, 40), st.integers(0, 40))
+def test_clipped_is_what_lies_in_one_range(spans: list[Span], start: int, end: int) -> None:
+    assert clipped(spans, start, end) == intersect(spans, merged([(start, end)]))
 
 
 @given(SPANS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -73,7 +74,9 @@ def _head(memory: Memory, place: int) -> bytes:
         return b""
 
 
+@functools.lru_cache(1 << 16)
 def _mapping(pid: int, area: Area) -> Mapping:
+    """Return what an area is; the same object where it is as it was, so that few are compared."""
     if area.shared:
         raise _refused(pid, area, "shared memory")
     if (kind := _KINDS.get(area.name)) is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from pathlib import Path
+
+import numpy as np
 
 from livemig.errors import NotCarried
 from livemig.extract.files import Descriptions, own_descriptors
@@ -35,7 +36,8 @@ _LIMITS = 16
 _MS_INVALIDATE = 2
 _MCL_FUTURE, _MCL_ONFAULT = 2, 4
 _BPF_RETURN = 0x06  # BPF_RET | BPF_K
-_SECCOMP_ACTION, _SECCOMP_USER_NOTIF = 0xFFFF0000, 0x7FC00000
+_BPF = np.dtype([("code", "<u2"), ("jt", "u1"), ("jf", "u1"), ("k", "<u4")])  # sock_filter
+_SECCOMP_ACTION, _SECCOMP_USER_NOTIF = np.uint32(0xFFFF0000), 0x7FC00000
 
 
 def refuse_process(pid: int, *, mappings: bool = True, tracer: int = 0) -> None:
@@ -90,7 +92,7 @@ def extract_process(
     status = procfs.read_status(pid)
     tracee = loan.tracee.tid
     return Process(
-        pid=procfs.namespaced_id(pid),
+        pid=procfs.innermost_id(status),
         parent=parent,
         threads=threads,
         space=_address_space(pid, results[brk]),
@@ -155,7 +157,7 @@ def _address_space(pid: int, brk: int) -> AddressSpace:
         arg_end=fields[48],
         env_start=fields[49],
         env_end=fields[50],
-        auxv=Path(f"/proc/{pid}/auxv").read_bytes(),
+        auxv=procfs.read_bytes(f"/proc/{pid}/auxv"),
         exe=os.readlink(f"/proc/{pid}/exe"),
     )
 
@@ -197,13 +199,14 @@ def refuse_filters(pid: int, filters: tuple[bytes, ...]) -> None:
     Which one that is, the kernel does not tell.
     """
     for program in filters:
-        for code, _, _, value in struct.iter_unpack("=HBBI", program):
-            if code == _BPF_RETURN and value & _SECCOMP_ACTION == _SECCOMP_USER_NOTIF:
-                raise NotCarried(
-                    f"process {pid} has a seccomp filter that asks another program "
-                    "(SECCOMP_RET_USER_NOTIF)",
-                    hint="start the container without that filter",
-                )
+        code = np.frombuffer(program, _BPF)
+        returned = code["k"][code["code"] == _BPF_RETURN]
+        if (returned & _SECCOMP_ACTION == _SECCOMP_USER_NOTIF).any():
+            raise NotCarried(
+                f"process {pid} has a seccomp filter that asks another program "
+                "(SECCOMP_RET_USER_NOTIF)",
+                hint="start the container without that filter",
+            )
 
 
 def lsm_label(pid: int) -> str:

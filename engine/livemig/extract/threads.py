@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import time
-from pathlib import Path
 
 from livemig.calls import NEVER
 from livemig.errors import NotCarried
@@ -35,13 +34,14 @@ def extract_thread(pid: int, loan: Loan, stub: Stub) -> Thread:
     table.call("prctl PR_GET_TID_ADDRESS", NR_PRCTL, PR_GET_TID_ADDRESS, child_tid)
     slack = table.call("prctl PR_GET_TIMERSLACK", NR_PRCTL, PR_GET_TIMERSLACK)
     results = stub.run(table)
+    status = procfs.read_status(pid, tid)
     return Thread(
-        tid=procfs.namespaced_id(pid, tid),
-        name=Path(f"/proc/{pid}/task/{tid}/comm").read_bytes().rstrip(b"\n"),
+        tid=procfs.innermost_id(status),
+        name=procfs.read_bytes(f"/proc/{pid}/task/{tid}/comm").rstrip(b"\n"),
         registers=bytes(loan.registers),
         xstate=loan.xstate,
         blocked=loan.mask,
-        pending=pending_signals(tid, procfs.read_status(pid, tid)["SigPnd"], shared=False),
+        pending=pending_signals(tid, status["SigPnd"], shared=False),
         robust_list=handles.robust_list(tid),
         clear_child_tid=int.from_bytes(loan.memory.read(child_tid, 8), "little"),
         rseq=ptrace.get_rseq(tid),

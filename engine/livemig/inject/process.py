@@ -11,7 +11,6 @@ import resource
 import struct
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
 from livemig.errors import NotCarried, StateMismatch
 from livemig.extract.process import SIGNALS, seccomp_filters
@@ -153,7 +152,7 @@ def _set_offsets(pid: int, clocks: Clocks) -> None:
     ):
         seconds, rest = divmod(value - time.clock_gettime_ns(clock), _BILLION)
         lines.append(f"{name} {seconds} {rest}\n")
-    Path(f"/proc/{pid}/timens_offsets").write_text("".join(lines), encoding="ascii")
+    procfs.write_text(f"/proc/{pid}/timens_offsets", "".join(lines))
 
 
 def _check_clocks(held: Held, clocks: Clocks) -> None:
@@ -175,9 +174,9 @@ def _set_outside(pid: int, process: Process) -> None:
         ("oom_score_adj", 10, process.oom_score_adj),
         ("coredump_filter", 16, process.coredump_filter),
     ):
-        file = Path(f"/proc/{pid}/{name}")
-        if int(file.read_text(encoding="ascii"), base) != wanted:
-            file.write_text(str(wanted), encoding="ascii")
+        file = f"/proc/{pid}/{name}"
+        if int(procfs.read_text(file), base) != wanted:
+            procfs.write_text(file, str(wanted))
     if process.autogroup is not None and sched.autogroup(pid) not in (None, process.autogroup):
         sched.set_autogroup(pid, process.autogroup)
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 from livemig.errors import InternalError
@@ -18,8 +16,7 @@ _LOOKS = 100
 _PROT = {"r": PROT_READ, "w": PROT_WRITE, "x": PROT_EXEC, "-": 0}
 
 
-@dataclass(frozen=True)
-class Area:
+class Area(NamedTuple):
     """One line of /proc/PID/maps."""
 
     start: int
@@ -32,10 +29,21 @@ class Area:
     name: str
 
 
-def read_text(path: str) -> str:
+def read_bytes(path: str) -> bytes:
     """Return what a file of the kernel says; twice as fast as pathlib, and these are many."""
     with open(path, "rb", buffering=0) as file:
-        return file.readall().decode("utf-8", "surrogateescape")
+        return file.readall()
+
+
+def read_text(path: str) -> str:
+    """Return the same as text; bytes that are none stay distinct (surrogateescape)."""
+    return read_bytes(path).decode("utf-8", "surrogateescape")
+
+
+def write_text(path: str, text: str) -> None:
+    """Write to a file of the kernel, in one call; OSError where the kernel does not take it."""
+    with open(path, "wb", buffering=0) as file:
+        file.write(text.encode())
 
 
 def read_areas(pid: int) -> list[Area]:
@@ -53,26 +61,25 @@ def read_areas(pid: int) -> list[Area]:
 
 def _read_areas(pid: int) -> list[Area]:
     areas = []
-    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            span, flags, offset, device, rest = line.rstrip("\n").split(" ", 4)
-            inode, _, name = rest.partition(" ")
-            first, last = span.split("-")
-            if (name := name.lstrip(" ")) == "[vsyscall]":
-                continue
-            prot = _PROT[flags[0]] | _PROT[flags[1]] | _PROT[flags[2]]
-            areas.append(
-                Area(
-                    int(first, 16),
-                    int(last, 16),
-                    prot,
-                    flags[3] == "s",
-                    int(offset, 16),
-                    device,
-                    int(inode),
-                    name.replace("\\012", "\n"),
-                )
+    for line in read_text(f"/proc/{pid}/maps").split("\n")[:-1]:
+        span, flags, offset, device, rest = line.split(" ", 4)
+        inode, _, name = rest.partition(" ")
+        first, _, last = span.partition("-")
+        if (name := name.lstrip(" ")) == "[vsyscall]":
+            continue
+        prot = _PROT[flags[0]] | _PROT[flags[1]] | _PROT[flags[2]]
+        areas.append(
+            Area(
+                int(first, 16),
+                int(last, 16),
+                prot,
+                flags[3] == "s",
+                int(offset, 16),
+                device,
+                int(inode),
+                name.replace("\\012", "\n"),
             )
+        )
     return areas
 
 
@@ -159,12 +166,17 @@ def descriptor_info(pid: int, number: int) -> dict[str, str]:
 
 def namespaced_id(pid: int, tid: int | None = None) -> int:
     """Return the ID of a process, or one of its threads, in its own PID namespace."""
-    return int(read_status(pid, tid)["NSpid"].split()[-1])
+    return innermost_id(read_status(pid, tid))
+
+
+def innermost_id(status: dict[str, str]) -> int:
+    """Return the same from what ``read_status`` has found."""
+    return int(status["NSpid"].split()[-1])
 
 
 def clear_soft_dirty(pid: int) -> None:
     """Clear the soft-dirty bits of all pages (admin-guide/mm/soft-dirty.rst of the kernel)."""
-    Path(f"/proc/{pid}/clear_refs").write_text("4", encoding="ascii")
+    write_text(f"/proc/{pid}/clear_refs", "4")
 
 
 def clock_offsets(pid: int) -> tuple[int, int]:

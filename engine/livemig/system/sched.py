@@ -9,7 +9,6 @@ import ctypes
 import os
 import re
 import struct
-from pathlib import Path
 
 from livemig.system.libc import syscall
 from livemig.system.numbers import (
@@ -18,13 +17,14 @@ from livemig.system.numbers import (
     NR_SCHED_GETATTR,
     NR_SCHED_SETATTR,
 )
+from livemig.system.procfs import read_text, write_text
 
 POLICIES = {0: "OTHER", 1: "FIFO", 2: "RR", 3: "BATCH", 5: "IDLE", 6: "DEADLINE", 7: "EXT"}
 _ATTR = struct.Struct("=IIQiIQQQII")  # struct sched_attr, linux/sched/types.h
 _CLAMPS = 0x60  # SCHED_FLAG_UTIL_CLAMP_MIN | SCHED_FLAG_UTIL_CLAMP_MAX
 _WHO_PROCESS = 1
-_ONLINE = Path("/sys/devices/system/cpu/online")
-_CGROUPS = Path("/sys/fs/cgroup")
+_ONLINE = "/sys/devices/system/cpu/online"
+_CGROUPS = "/sys/fs/cgroup"
 _AUTOGROUP = re.compile(r"nice (-?\d+)")
 
 
@@ -67,23 +67,23 @@ def set_io_priority(tid: int, value: int) -> None:
 def bound_cpus(tid: int) -> tuple[int, ...]:
     """Return the CPUs that a thread is bound to, none where it may use all that it could have."""
     cpus = os.sched_getaffinity(tid)
-    if cpus == parse_cpus(_ONLINE.read_text(encoding="ascii")) or cpus == _cpuset(tid):
+    if cpus == parse_cpus(read_text(_ONLINE)) or cpus == _cpuset(tid):
         return ()
     return tuple(sorted(cpus))
 
 
 def _cpuset(tid: int) -> set[int]:
     """Return the CPUs that the control group of a thread gives it (cpuset(7))."""
-    for line in Path(f"/proc/{tid}/cgroup").read_text(encoding="utf-8").splitlines():
+    for line in read_text(f"/proc/{tid}/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if "cpuset" in controllers.split(","):
-            place = _CGROUPS / "cpuset" / path.lstrip("/") / "cpuset.effective_cpus"
+            place = f"{_CGROUPS}/cpuset/{path.strip('/')}/cpuset.effective_cpus"
         elif not controllers:
-            place = _CGROUPS / path.lstrip("/") / "cpuset.cpus.effective"
+            place = f"{_CGROUPS}/{path.strip('/')}/cpuset.cpus.effective"
         else:
             continue
-        if place.exists():
-            return parse_cpus(place.read_text(encoding="ascii"))
+        if os.path.exists(place):
+            return parse_cpus(read_text(place))
     return set()
 
 
@@ -100,7 +100,7 @@ def parse_cpus(text: str) -> set[int]:
 def autogroup(pid: int) -> int | None:
     """Return the nice value of a process's autogroup (sched(7)), None where there is none."""
     try:
-        text = Path(f"/proc/{pid}/autogroup").read_text(encoding="ascii")
+        text = read_text(f"/proc/{pid}/autogroup")
     except OSError:  # a kernel without autogroups
         return None
     found = _AUTOGROUP.search(text)
@@ -109,4 +109,4 @@ def autogroup(pid: int) -> int | None:
 
 def set_autogroup(pid: int, nice: int) -> None:
     """Set the nice value of a process's autogroup, which its whole session shares."""
-    Path(f"/proc/{pid}/autogroup").write_text(str(nice), encoding="ascii")
+    write_text(f"/proc/{pid}/autogroup", str(nice))

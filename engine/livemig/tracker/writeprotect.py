@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from livemig.infect import Loan
-from livemig.intervals import Span, intersect, merged, subtract, total
+from livemig.intervals import Span, clipped, intersect, merged, subtract, total
 from livemig.model import WRITE_PROTECT, Kind, Mapping
-from livemig.pagemap import Pagemap, carried
+from livemig.pagemap import Pagemap, carried, not_carried
 from livemig.relocation import Relocation
 from livemig.system import uffd
 from livemig.system.memory import USER_END
@@ -89,7 +89,7 @@ class WriteProtectScan(Forgetful):
                 if frozen or error.errno not in _VANISHED:
                     raise
                 # Some may be protected whose writes nobody was told, wherever it is by now.
-                gone += intersect(held, [(mapping.start, mapping.end)])
+                gone += clipped(held, mapping.start, mapping.end)
                 continue
             pages += found.pages
             gone += found.gone
@@ -129,6 +129,7 @@ class WriteProtectScan(Forgetful):
         known, unknown = _split(mapping, held)
         pages: list[Span] = []
         gone: list[Span] = []
+        doubtful: list[Span] = []
         try:
             for span in known:
                 pages += self._find(mapping, span, protect=True)
@@ -136,9 +137,9 @@ class WriteProtectScan(Forgetful):
             if frozen:
                 raise
             self._register(mappings, frozen=frozen)
-            unknown = [(mapping.start, mapping.end)]
+            unknown, doubtful = [(mapping.start, mapping.end)], known
         pages += self._anew(unknown, frozen=frozen)
-        gone += subtract(intersect(held, unknown), merged(pages))
+        gone += subtract(doubtful, merged(pages))
         if frozen and mapping.kind is not Kind.FILE:
             for span in known:
                 gone += self._pagemap.absent(span)
@@ -173,9 +174,13 @@ class WriteProtectScan(Forgetful):
 
     def _given_up_files(self, mappings: Sequence[Mapping], held: list[Span]) -> list[Span]:
         """Pages of files are marked as protected still when the process has given them up."""
-        files = [mapping for mapping in mappings if mapping.kind is Kind.FILE]
-        own = intersect(held, merged((mapping.start, mapping.end) for mapping in files))
-        return subtract(own, self._pagemap.private_pages(files))
+        own = merged(
+            span
+            for mapping in mappings
+            if mapping.kind is Kind.FILE
+            for span in clipped(held, mapping.start, mapping.end)
+        )
+        return subtract(own, merged(part for span in own for part in self._pagemap.private(span)))
 
     def peek(self, mappings: Sequence[Mapping], held: list[Span]) -> int:
         """Return about how many bytes of pages were written since the last call of ``written``."""
@@ -234,13 +239,12 @@ def _watchable(mappings: Sequence[Mapping]) -> list[Span]:
     """Return ranges that hold what can be registered, and end where only the kernel maps."""
     own = carried(mappings)
     lowest = min((_LOWEST, *(each.start for each in own)))
-    others = merged((each.start, each.end) for each in mappings if each not in own)
+    others = merged((each.start, each.end) for each in not_carried(mappings))
     spans = subtract([(lowest, USER_END)], others)
     return [span for span in spans if any(span[0] <= each.start < span[1] for each in own)]
 
 
 def _split(mapping: Mapping, held: list[Span]) -> tuple[list[Span], list[Span]]:
     """Return what of a mapping the target holds, and the rest."""
-    whole = [(mapping.start, mapping.end)]
-    known = intersect(whole, held)
-    return known, subtract(whole, known)
+    known = clipped(held, mapping.start, mapping.end)
+    return known, subtract([(mapping.start, mapping.end)], known)
