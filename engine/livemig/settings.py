@@ -1,4 +1,5 @@
-"""Settings of a process that prctl(2) both reads and sets: one table for both sides."""
+"""Settings of a process that prctl(2), or arch_prctl(2), both reads and sets: one table for both
+sides."""
 
 from __future__ import annotations
 
@@ -7,20 +8,26 @@ from dataclasses import dataclass
 
 from livemig.stub import Table
 from livemig.system.memory import Memory
-from livemig.system.numbers import NR_PRCTL
+from livemig.system.numbers import NR_ARCH_PRCTL, NR_PRCTL
 
 _GET_SPECULATION, _SET_SPECULATION = 52, 53
 _SPECULATION_IS_OWN = 1  # PR_SPEC_PRCTL: a thread has a say in it
 _MCE_SET = 1
+_TILES = 18  # the number of their state component (XFEATURE_XTILE_DATA)
 
 
 @dataclass(frozen=True)
 class _Setting:
-    """Arguments of prctl(2) to read and to set; ``pointer``: the value comes in memory."""
+    """Arguments of a system call to read and to set; ``pointer``: the value comes in memory.
+
+    Of the value only ``bits`` are the process's own setting.
+    """
 
     get: tuple[int, ...]
     set: Callable[[int], tuple[int, ...]]
     pointer: bool = False
+    number: int = NR_PRCTL
+    bits: int = -1
 
 
 def _plain(option: int) -> Callable[[int], tuple[int, ...]]:
@@ -46,6 +53,10 @@ SETTINGS: Mapping[str, _Setting] = {
     "PR_SPEC_STORE_BYPASS": _speculation(0),
     "PR_SPEC_INDIRECT_BRANCH": _speculation(1),
     "PR_SPEC_L1D_FLUSH": _speculation(2),
+    # Whether AMX's tiles may be used. It cannot be taken back, so it is never to be set to 0.
+    "ARCH_REQ_XCOMP_PERM": _Setting(
+        (0x1022,), lambda _: (0x1023, _TILES), True, NR_ARCH_PRCTL, 1 << _TILES
+    ),
 }
 """By name; a kernel that lacks one does not tell it, and then it was never set."""
 
@@ -58,7 +69,7 @@ class Reading:
         for name, setting in SETTINGS.items():
             room = table.room(8) if setting.pointer else 0
             arguments = (*setting.get, room) if setting.pointer else (*setting.get, 0, 0, 0, 0)[:5]
-            call = table.call(f"reading {name}", NR_PRCTL, *arguments, may_fail=True)
+            call = table.call(f"reading {name}", setting.number, *arguments, may_fail=True)
             self._places[name] = call, room
 
     def values(self, results: list[int], memory: Memory) -> dict[str, int]:
@@ -67,7 +78,7 @@ class Reading:
         for name, (call, room) in self._places.items():
             if results[call] >= 0:
                 value = int.from_bytes(memory.read(room, 4), "little") if room else results[call]
-                found[name] = value
+                found[name] = value & SETTINGS[name].bits
         return found
 
 
@@ -75,4 +86,5 @@ def add_changes(table: Table, present: Mapping[str, int], wanted: Mapping[str, i
     """Add the calls that lead from ``present`` settings to ``wanted`` ones."""
     for name, value in wanted.items():
         if name in SETTINGS and present.get(name, 0) != value:
-            table.call(f"prctl {name} {value}", NR_PRCTL, *SETTINGS[name].set(value))
+            setting = SETTINGS[name]
+            table.call(f"{name} {value}", setting.number, *setting.set(value))

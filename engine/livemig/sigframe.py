@@ -36,6 +36,15 @@ _SEGMENTS = 0x2B << 48 | 0x33  # of 64-bit programs: __USER_DS, 0, 0, __USER_CS
 _ALWAYS = 2  # the bit of the flags register that is always set
 
 
+def holds_tiles(xstate: bytes) -> bool:
+    """Tell whether the tiles of a state (XSAVE standard format, or nothing) are in use."""
+    return len(xstate) > _IN_USE and bool(_in_use(xstate) & _TILES)
+
+
+def _in_use(xstate: bytes) -> int:
+    return int.from_bytes(xstate[_IN_USE : _IN_USE + 8], "little")
+
+
 def size(xstate: bytes) -> int:
     """Return the room that a frame with this extended state takes at most, in bytes."""
     return FRAME_SIZE + len(xstate) + 4 + 2 * 64
@@ -100,7 +109,7 @@ def _signal_xstate(xstate: bytes) -> bytes:
     larger state the legacy area alone (check_xstate_in_sigframe, since Linux 5.16).
     """
     features = struct.unpack_from("=Q", xstate, _SW_RESERVED)[0]
-    if features & _TILES and not struct.unpack_from("=Q", xstate, _IN_USE)[0] & _TILES:
+    if features & _TILES and not holds_tiles(xstate):
         xstate, features = xstate[:-_TILES_SIZE], features & ~_TILES
     header = struct.pack("=IIQI", _MAGIC1, len(xstate) + 4, features, len(xstate))
     state = bytearray(xstate)

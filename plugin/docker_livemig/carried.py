@@ -48,6 +48,7 @@ TABLE = (
         "registers with all extended state, thread pointer, rseq, robust list, alternate stack; "
         "system calls that wait, with the time that is left",
         (
+            Refusal("data in AMX's tiles", " holds data in AMX's tiles"),
             Refusal("several threads", " threads"),
             Refusal("several processes", " came into the container while it was being moved"),
             Refusal("traced processes", " is traced by process "),

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
 SECCOMP_FILTER_FLAG_LOG = 2
 MAP_PRIVATE = 2
-REFUSED = {"asking-filter": "SECCOMP_RET_USER_NOTIF"}
+REFUSED = {"asking-filter": "SECCOMP_RET_USER_NOTIF", "tiles-in-use": "AMX's tiles"}
 THINGS = [
     name
     for path in sorted(WORKLOADS.glob("state_*.c"))

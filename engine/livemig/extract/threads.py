@@ -10,6 +10,7 @@ from livemig.errors import NotCarried
 from livemig.extract.scheduling import read_scheduling
 from livemig.infect import Loan
 from livemig.model import Deadline, Thread
+from livemig.sigframe import holds_tiles
 from livemig.stub import Stub
 from livemig.system import handles, procfs, ptrace
 from livemig.system.numbers import NR_PRCTL, NR_RESTART_SYSCALL, NR_SIGALTSTACK
@@ -27,6 +28,11 @@ def extract_thread(pid: int, loan: Loan, stub: Stub) -> Thread:
             f"thread {tid} waits in a system call that another stop had interrupted before, and "
             "nothing tells which",
             hint="move it when it is not waiting for a given time, or on a kernel with wchan",
+        )
+    if holds_tiles(loan.xstate):
+        raise NotCarried(
+            f"process {pid} holds data in AMX's tiles, which cannot be carried",
+            hint="move it when it does not compute with them",
         )
     table = stub.table()
     altstack, child_tid = table.room(ALTSTACK_SIZE), table.room(8)
