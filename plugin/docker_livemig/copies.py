@@ -16,7 +16,7 @@ import psutil
 from docker.errors import NotFound
 
 import docker
-from docker_livemig import containers, hold, images
+from docker_livemig import containers, hold, images, restarts
 from docker_livemig.containers import ContainerSpec
 from docker_livemig.engine_api import DEFAULT_SOCKET, RUNTIME, translating
 from docker_livemig.images import Loaded
@@ -137,6 +137,7 @@ def settle_in(api: docker.APIClient, journal: Journal) -> None:
     hold.forget(container)
     since = next((line.time for line in journal.read() if line.state == TargetState.HELD), 0.0)
     _restore_policy(api, container, spec, copy, since)
+    restarts.start_again(api, container, spec, since)
 
 
 # Details

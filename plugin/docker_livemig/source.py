@@ -17,7 +17,7 @@ from typing import Any
 
 import xxhash
 
-from docker_livemig import containers, engine_api, far, health, images, rootfs
+from docker_livemig import containers, engine_api, far, health, images, restarts, rootfs
 from docker_livemig.bundle import seccomp_profile
 from docker_livemig.handover import Handover
 from docker_livemig.journal import Journal
@@ -218,7 +218,7 @@ class Move:
     def _freeze(self) -> Image:
         self.watch.enter(SourcePhase.FREEZE)
         self.watch.report("freeze", "freezing the container")
-        self._freezing = True
+        self._freezing, self._freezing_since = True, time.time()
         self._journal.append(SourceState.FREEZING)
         self._meanwhile.freezing()
         containers.set_policy_no(self._api, self._spec)
@@ -310,6 +310,7 @@ class Move:
     def _restore_policy(self) -> None:
         if self._freezing:
             containers.restore_policy(self._api, self._spec.id, self._spec)
+            restarts.start_again(self._api, self._spec.id, self._spec, self._freezing_since)
 
     def _abort(self) -> None:
         if not self._told:

@@ -19,6 +19,7 @@ from livemig.frames import FrameType
 from tests.conftest import NothingLeft
 from tests.docker.commands import Command
 from tests.docker.gate import gate
+from tests.docker.killers import Stop, stoppable
 from tests.docker.moves import Pair, answers, inspect, move, refused, set_up
 from tests.hosts import Host
 
@@ -296,6 +297,33 @@ def test_restart_policies(pair: Pair, wanted: str) -> None:
         assert time.monotonic() < deadline, f"{name} did not start it again"
         time.sleep(0.1)
     assert answers(target, NAME, "6") == "ok 1 6 1"
+
+
+@pytest.mark.parametrize(
+    ("how", "left"), [("by itself", "running"), ("by Docker", "exited")], ids=["itself", "docker"]
+)
+def test_it_ends_before_it_has_its_policy_again(pair: Pair, how: str, left: str) -> None:
+    """It runs there already, but Docker does not know yet that it is to be kept running."""
+    source, target = pair
+    docker(source, "update --restart always {}")
+    with stoppable(pair):
+        stop = Stop(pair, "target finish")
+        try:
+            with Command(source, NAME, "lmb") as command:
+                stop.await_stop()
+                assert policy(target) == "no"
+                if how == "by Docker":
+                    docker(target, "kill {}")
+                else:
+                    pid = target.outer_pid(inspect(target, NAME)["State"]["Pid"])
+                    os.kill(pid, signal.SIGKILL)
+                target.run(["docker", "wait", NAME], timeout=30)
+                stop.release()
+                found, said = command.end()
+        finally:
+            stop.close()
+    assert found == 0, said
+    assert (state(source), state(target), policy(target)) == (None, left, "always")
 
 
 # The target
