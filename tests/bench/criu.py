@@ -50,7 +50,7 @@ share='-o ControlMaster=auto -o ControlPath=/run/bench-%h -o ControlPersist=60'
 far() {{ ssh $share {target} "$@"; }}
 send() {{ tar -c "$@" | far tar -x -C {home}; }}
 far 'rm -rf {home} && mkdir {home} && mkfifo {home}/in'
-mkdir 1 2 3
+rm -rf 1 2 3 && mkdir 1 2 3
 criu pre-dump -t $pid -D 1 --track-mem
 send 1
 criu pre-dump -t $pid -D 2 --track-mem --prev-images-dir ../1

@@ -13,7 +13,7 @@ import sys
 
 from tests.bench import criu, moving
 from tests.bench.report import Bar
-from tests.vm import clone
+from tests.vm import Guest, clone
 from tests.vm.debian import CLONE
 from tests.vm.kernels import Kernel
 from tests.vm.machines import Pair, running_pair
@@ -29,12 +29,15 @@ def gaps(pair: Pair, mebibytes: int, rounds: int) -> dict[str, float]:
     ways = (pair, pair[::-1])
     with moving.recorder(pair[0], pair, mebibytes, "fixed"), criu.recorder(pair, mebibytes):
         for _ in range(rounds):
-            ours = [moving.trip(*way, "live").gap_ms for way in ways]
-            theirs = [criu.trip(*way) for way in ways]
-            for name, both in (("livemig", ours), ("criu", theirs)):
+            for name, trip in (("livemig", _our_trip), ("criu", criu.trip)):
+                both = [trip(*way) for way in ways]
                 found[name].append(statistics.mean(both))
                 _tell(f"{mebibytes} MiB {name}: " + ", ".join(f"{gap:.0f} ms" for gap in both))
     return {name: statistics.median(values) for name, values in found.items()}
+
+
+def _our_trip(source: Guest, target: Guest) -> float:
+    return moving.trip(source, target, "live").gap_ms
 
 
 def layouts(pair: Pair) -> dict[str, float]:
@@ -44,6 +47,7 @@ def layouts(pair: Pair) -> dict[str, float]:
     guest.run(f"make -s -C {CLONE} stub", timeout=LIMIT)
     script = f"cd {CLONE} && .venv/bin/python -m tests.bench.layouts"
     found: dict[str, float] = json.loads(guest.run(script, timeout=LIMIT).stdout)
+    _tell(", ".join(f"{name} {value:.1f}" for name, value in found.items()))
     return found
 
 
