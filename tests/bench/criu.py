@@ -55,9 +55,9 @@ criu pre-dump -t $pid -D 1 --track-mem
 send 1
 criu pre-dump -t $pid -D 2 --track-mem --prev-images-dir ../1
 send 2
-criu dump -t $pid -D 3 --track-mem --prev-images-dir ../2
+criu dump -t $pid -D 3 --track-mem --prev-images-dir ../2 --manage-cgroups=ignore
 send 3 out pid
-far criu restore -d -D {home}/3
+far criu restore -d -D {home}/3 --manage-cgroups=ignore
 """
 END = f"[ ! -e {HOME}/pid ] || kill -9 $(cat {HOME}/pid); rm -rf {HOME}"
 
