@@ -94,7 +94,7 @@ class Move:
         self._started = time.monotonic()
         self._api = engine_api.connect()
         self.notes += sweep(self._api)
-        since = time.time_ns()
+        self._since = time.time_ns()
         self._spec = containers.describe(self._api, self.request.container)
         containers.refuse_uncarried(self._api, self._spec)
         if self.request.keep_source and self._spec.auto_remove:
@@ -104,7 +104,7 @@ class Move:
             )
         with alone(self._spec), ExitStack() as close:
             self._close = close
-            self._meanwhile = Meanwhile(self._spec, since, self.watch.interrupt)
+            self._meanwhile = Meanwhile(self._spec, self._since, self.watch.interrupt)
             close.callback(self._meanwhile.close)
             running = self._move()
         return self._summary(running)
@@ -218,7 +218,7 @@ class Move:
     def _freeze(self) -> Image:
         self.watch.enter(SourcePhase.FREEZE)
         self.watch.report("freeze", "freezing the container")
-        self._freezing, self._freezing_since = True, time.time()
+        self._freezing = True
         self._journal.append(SourceState.FREEZING)
         self._meanwhile.freezing()
         containers.set_policy_no(self._api, self._spec)
@@ -310,7 +310,7 @@ class Move:
     def _restore_policy(self) -> None:
         if self._freezing:
             containers.restore_policy(self._api, self._spec.id, self._spec)
-            restarts.start_again(self._api, self._spec.id, self._spec, self._freezing_since)
+            restarts.start_again(self._api, self._spec.id, self._spec, self._since / 1e9)
 
     def _abort(self) -> None:
         if not self._told:
