@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.attachment import Attachment
-from tests.docker.moves import move
+from tests.docker.moves import LIMIT, move
 from tests.hosts import RECORDER
 from tests.place import Place
 
@@ -100,10 +100,10 @@ def measure(pair: Sequence[Place], mebibytes: int, choice: str, moves: int) -> l
     return found
 
 
-def trip(source: Place, target: Place, mode: str) -> Trip:
-    """Move it once, and hear from it what it saw."""
+def trip(source: Place, target: Place, mode: str, limit: float = LIMIT) -> Trip:
+    """Move it once, within so many seconds, and hear from it what it saw."""
     ask(source, "-1")
-    summary = move(source, NAME, target, "--mode", mode)
+    summary = move(source, NAME, target, "--mode", mode, limit=limit)
     report = ask(target, "0")
     if "heap=intact" not in report:
         raise AssertionError(f"the recorder's memory is damaged: {report}")

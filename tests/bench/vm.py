@@ -37,7 +37,7 @@ def gaps(pair: Pair, mebibytes: int, rounds: int) -> dict[str, float]:
 
 
 def _our_trip(source: Guest, target: Guest) -> float:
-    return moving.trip(source, target, "live").gap_ms
+    return moving.trip(source, target, "live", LIMIT).gap_ms
 
 
 def layouts(pair: Pair) -> dict[str, float]:

@@ -39,16 +39,18 @@ def ready_for(pair: Pair, name: str) -> Iterator[Pair]:
 
 
 def try_move(
-    source: Place, container: str, target: str, *options: str
+    source: Place, container: str, target: str, *options: str, limit: float = LIMIT
 ) -> subprocess.CompletedProcess[str]:
     """Run `docker livemig` in a host, whatever comes of it."""
     argv = ["docker", "livemig", "--progress", "quiet", "--format", "json", *options]
-    return source.run([*argv, container, target], timeout=LIMIT, check=False)
+    return source.run([*argv, container, target], timeout=limit, check=False)
 
 
-def move(source: Place, container: str, target: Place, *options: str) -> dict[str, Any]:
+def move(
+    source: Place, container: str, target: Place, *options: str, limit: float = LIMIT
+) -> dict[str, Any]:
     """Move a container and return the summary; the command's own words where that fails."""
-    result = try_move(source, container, target.name, *options)
+    result = try_move(source, container, target.name, *options, limit=limit)
     assert result.returncode == 0, result.stderr
     summary: dict[str, Any] = json.loads(result.stdout)
     return summary
