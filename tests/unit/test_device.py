@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from livemig.system import device
 from tests.hosts.config import REPO
@@ -70,3 +73,14 @@ def test_the_numbers_are_those_of_the_header(tmp_path: Path) -> None:
     )
     assert operation.packed()[:-8].hex() == image[:-16]
     assert len(operation.packed()) * 2 == len(image)
+
+
+def test_closing_it_twice_closes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A move that fails is cleaned up, and then closed: what stood in the way is told, not this."""
+    monkeypatch.setattr(device, "PATH", os.devnull)
+    monkeypatch.setattr(device.Device, "_info", lambda _: (device.VERSION, device.MAX_OPS, 0))
+    one = device.Device()
+    one.close()
+    other = os.open(os.devnull, os.O_RDONLY)  # with the same number
+    one.close()
+    os.close(other)

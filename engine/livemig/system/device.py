@@ -117,5 +117,7 @@ class Device:
             raise OSError(-result, f"{operations[done].what}: {os.strerror(-result)}")
 
     def close(self) -> None:
-        """Close it."""
-        os.close(self._fd)
+        """Close it; again is no error."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
