@@ -61,6 +61,7 @@ TABLE = (
         (
             Refusal("CPUs that the target lacks", ", of which the container has not "),
             Refusal("policies that it refuses", " is refused on the target: "),
+            Refusal("time slices where its kernel has none", " has asked for a time slice of "),
         ),
     ),
     Row(

@@ -278,3 +278,10 @@ def test_a_policy_that_the_target_refuses_is_named(
         moving.switch()
     moving.give_up()
     assert app.ask("check") == "ok"
+
+
+def test_the_time_slice_of_a_kernel_is_not_that_of_a_thread(start: Start, programs: Path) -> None:
+    """Another kernel has another: where nobody asked for one, there is none to carry."""
+    app = start(programs / "state", "nice")
+    assert app.answer() != "lacks"
+    assert read_scheduling(app.pid).runtime == 0

@@ -52,6 +52,18 @@ static void set(int policy, int nice, int priority, uint64_t flags)
 		lacks();
 }
 
+/* Linux 6.12 on: what a thread gets at once; the runtime of a policy that has no other. */
+static void slice_setup(void)
+{
+	struct attributes to = { .size = 48, .policy = SCHED_OTHER, .runtime = 7000000 };
+
+	if (syscall(SYS_sched_setattr, 0, &to, 0))
+		lacks();
+	get(&wanted);
+	if (wanted.runtime != to.runtime)
+		lacks();
+}
+
 static int same(void)
 {
 	struct attributes found;
@@ -176,6 +188,7 @@ static int autogroup_check(void)
 
 const struct thing scheduling_things[] = {
 	{ "nice", nice_setup, same, NULL },
+	{ "slice", slice_setup, same, NULL },
 	{ "batch", batch_setup, same, NULL },
 	{ "idle", idle_setup, same, NULL },
 	{ "fifo", fifo_setup, fifo_check, NULL },

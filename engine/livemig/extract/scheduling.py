@@ -9,9 +9,14 @@ from livemig.system import sched
 
 
 def read_scheduling(tid: int) -> Scheduling:
-    """Return the scheduling of a thread, read from outside."""
+    """Return the scheduling of a thread, read from outside.
+
+    The time slice that it has where it asked for none is the kernel's, and not the thread's: 0.
+    """
     policy, flags, _, *rest = sched.attributes(tid)
     priority, runtime, deadline, period, low, high = rest
+    if policy in sched.FAIR and runtime == sched.default_slice():
+        runtime = 0
     return Scheduling(
         policy=policy,
         flags=flags,

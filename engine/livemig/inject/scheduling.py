@@ -43,6 +43,13 @@ def set_scheduling(tid: int, wanted: Scheduling) -> None:
             hint="the target must allow what the source allowed (real-time budget of its control "
             "groups, CAP_SYS_NICE), or the process take another policy",
         ) from error
+    slice_ns = wanted.runtime if wanted.policy in sched.FAIR else 0
+    if slice_ns and sched.attributes(tid)[4] != slice_ns:
+        raise NotCarried(
+            f"thread {tid} has asked for a time slice of {slice_ns} ns, which the target's kernel "
+            "does not know",
+            hint="move it to a host with Linux 6.12 or later, or let it take the usual one",
+        )
 
 
 def _bind(tid: int, wanted: Scheduling) -> None:

@@ -20,6 +20,8 @@ from livemig.system.numbers import (
 from livemig.system.procfs import read_text, write_text
 
 POLICIES = {0: "OTHER", 1: "FIFO", 2: "RR", 3: "BATCH", 5: "IDLE", 6: "DEADLINE", 7: "EXT"}
+FAIR = (0, 3, 5)
+"""Policies whose runtime is a time slice: OTHER, BATCH, IDLE."""
 _ATTR = struct.Struct("=IIQiIQQQII")  # struct sched_attr, linux/sched/types.h
 _CLAMPS = 0x60  # SCHED_FLAG_UTIL_CLAMP_MIN | SCHED_FLAG_UTIL_CLAMP_MAX
 _WHO_PROCESS = 1
@@ -40,6 +42,16 @@ def attributes(tid: int) -> Attributes:
     _, *found = _ATTR.unpack(buffer.raw)
     policy, flags, nice, priority, runtime, deadline, period, low, high = found
     return policy, flags, nice, priority, runtime, deadline, period, low, high
+
+
+def default_slice() -> int:
+    """Return the time slice (ns) that a thread has which has asked for none; 0 before Linux 6.12.
+
+    From then on sched_getattr(2) tells it as the runtime of threads under FAIR policies
+    (kernel/sched/syscalls.c, get_params), and each kernel has its own: so it is our own thread's.
+    """
+    policy, _, _, _, runtime, *_ = attributes(0)
+    return runtime if policy in FAIR else 0
 
 
 def set_attributes(tid: int, wanted: Attributes) -> None:
