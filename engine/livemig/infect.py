@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from livemig import rseq, sigframe
 from livemig.berth import berths
 from livemig.errors import InternalError, NotCarried, ProcessGone
-from livemig.layout import free_hole
+from livemig.layout import LOWEST, free_hole
 from livemig.stub.runner import ALL_SIGNALS, END_SIGNALS, SIZE, Stub
 from livemig.system import procfs, ptrace
 from livemig.system.memory import PAGE_SIZE, Memory
@@ -27,7 +27,6 @@ from livemig.tracing import StillRuns, Tracee, telling_death
 
 MAP_PRIVATE_ANONYMOUS = 0x22
 _MAP_FIXED, _MAP_FIXED_NOREPLACE = 0x10, 0x100000
-_LOWEST = 0x180_0000_0000  # from here on the stub looks for a hole: hardly anything lies there
 _SYSCALL_RETURN = b"\x0f\x05\xc3"  # syscall; ret
 _RESTORERS = (
     b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05",  # mov $15, %rax; syscall
@@ -271,7 +270,7 @@ def infected(loan: Loan) -> Iterator[Stub]:
 
     Our death takes it out as well: it lies in a hole that is known before it is mapped.
     """
-    base = free_hole([(area.start, area.end) for area in loan.areas], SIZE, _LOWEST)
+    base = free_hole([(area.start, area.end) for area in loan.areas], SIZE, LOWEST)
     with loan.undone_by(NR_MUNMAP, base, SIZE):
         flags = MAP_PRIVATE_ANONYMOUS | _MAP_FIXED_NOREPLACE
         loan.call("mmap", NR_MMAP, base, SIZE, PROT_READ | PROT_EXEC, flags, -1, 0)

@@ -15,6 +15,8 @@ from livemig.model import Kind, Mapping
 from livemig.relocation import Relocation
 
 Flags = tuple[str, ...]
+LOWEST = 0x180_0000_0000
+"""Holes are looked for from here on: programs, heaps, libraries and stacks are rarely there."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ def read_scheduling(tid: int) -> Scheduling:
     """
     policy, flags, _, *rest = sched.attributes(tid)
     priority, runtime, deadline, period, low, high = rest
-    if policy in sched.FAIR and runtime == sched.default_slice():
+    if policy in sched.FAIR and runtime == sched.time_slice():
         runtime = 0
     return Scheduling(
         policy=policy,

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from livemig import vdso
 from livemig.errors import ProtocolError, StateMismatch
-from livemig.inject.held import LOWEST, Held
-from livemig.layout import Change, LayoutBackend, free_hole
+from livemig.inject.held import Held
+from livemig.layout import LOWEST, Change, LayoutBackend, free_hole
 from livemig.model import Kind, Mapping, VdsoImage
 from livemig.stub.runner import SIZE
 from livemig.system.memory import USER_END

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from livemig.errors import InternalError, ProcessGone, ProtocolError
-from livemig.layout import free_hole
+from livemig.layout import LOWEST, free_hole
 from livemig.model import Mapping
 from livemig.stub.runner import RUN_LIMIT, SIZE, Stub
 from livemig.stub.table import Table
@@ -33,7 +33,6 @@ from livemig.tracing import Tracee
 F_DUPFD_CLOEXEC = 1030
 CLONE_NEWTIME = 0x80
 _MAP_HERE = 0x100022  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
-LOWEST = 0x180_0000_0000  # where neither programs, heaps, libraries nor stacks are usually found
 _SEQPACKET_CLOEXEC = 5 | 0o2000000
 _MSG_CMSG_CLOEXEC = 0x40000000
 _STREAMS = 3

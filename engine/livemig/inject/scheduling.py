@@ -44,7 +44,7 @@ def set_scheduling(tid: int, wanted: Scheduling) -> None:
             "groups, CAP_SYS_NICE), or the process take another policy",
         ) from error
     slice_ns = wanted.runtime if wanted.policy in sched.FAIR else 0
-    if slice_ns and sched.attributes(tid)[4] != slice_ns:
+    if slice_ns and sched.time_slice(tid) != slice_ns:
         raise NotCarried(
             f"thread {tid} has asked for a time slice of {slice_ns} ns, which the target's kernel "
             "does not know",

@@ -44,13 +44,13 @@ def attributes(tid: int) -> Attributes:
     return policy, flags, nice, priority, runtime, deadline, period, low, high
 
 
-def default_slice() -> int:
-    """Return the time slice (ns) that a thread has which has asked for none; 0 before Linux 6.12.
+def time_slice(tid: int = 0) -> int:
+    """Return the time slice of a thread (ns), 0 under other policies and before Linux 6.12.
 
-    From then on sched_getattr(2) tells it as the runtime of threads under FAIR policies
-    (kernel/sched/syscalls.c, get_params), and each kernel has its own: so it is our own thread's.
+    From then on sched_getattr(2) tells it as the runtime (kernel/sched/syscalls.c, get_params). A
+    thread that has asked for none has the kernel's own, as has ours, which is thread 0.
     """
-    policy, _, _, _, runtime, *_ = attributes(0)
+    policy, _, _, _, runtime, *_ = attributes(tid)
     return runtime if policy in FAIR else 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from livemig.intervals import Span, intersect
+from livemig.intervals import Span, clipped
 from livemig.system.memory import PAGE_SIZE
 
 _PART = 1 << 16  # pages whose places fit 16 bits
@@ -117,7 +117,7 @@ def _inside(part: int, places: Any, spans: list[Span]) -> Any:
     """Tell which places of a part are in ``spans``."""
     base = part * _PART_BYTES
     inside = np.zeros(len(places), np.bool_)
-    for start, end in intersect([(base, base + _PART_BYTES)], spans):
+    for start, end in clipped(spans, base, base + _PART_BYTES):
         bounds = [(start - base) // PAGE_SIZE, (end - base) // PAGE_SIZE]
         first, last = np.searchsorted(places, bounds)
         inside[first:last] = True
