@@ -6,13 +6,36 @@ from docker_livemig.requests import Hello
 from livemig import vdso
 from livemig.errors import MachineMismatch
 
-# Flags of /proc/cpuinfo that say nothing about instructions a program may use.
+# Flags of /proc/cpuinfo that say nothing about instructions a program may use, after
+# arch/x86/include/asm/cpufeatures.h of Linux 6.12. A kernel names some of them and another does
+# not, on the same CPU: those must not be in the way between two versions.
+_LINUX_NAMES = """
+    constant_tsc up art arch_perfmon pebs bts rep_good amd_lbr_v2 acc_power nopl xtopology
+    tsc_reliable nonstop_tsc cpuid extd_apicid amd_dcm aperfmperf rapl nonstop_tsc_s3 tsc_known_freq
+    cpuid_fault cpb epb cat_l3 cat_l2 cdp_l3 cdp_l2 invpcid_single hw_pstate
+    proc_feedback pti intel_ppin ssbd mba perfmon_v2 ibrs ibpb stibp ibrs_enhanced ibpb_exit_to_user
+    cqm_llc cqm_occup_llc cqm_mbm_total cqm_mbm_local split_lock_detect amd_lbr_pmc_freeze
+    user_shstk
+"""  # words 3, 7, 11, 21; a program that has a shadow stack is refused for itself
+_FOR_VIRTUAL_MACHINES = """
+    hypervisor vmx svm tpr_shadow vnmi flexpriority ept vpid vmmcall ept_ad tdx_guest
+    tdx_host_platform npt lbrv svm_lock nrip_save tsc_scale vmcb_clean flushbyasid decodeassists
+    pausefilter pfthreshold avic v_vmsave_vmload vgif x2avic v_spec_ctrl virt_ssbd
+    sme sev sev_es sev_snp debug_swap svsm
+"""
+_FOR_THE_KERNEL = """
+    vme de pse msr pae mce apic mtrr pge mca pat pse36 pn dts acpi ss ht tm pbe mp nx pdpe1gb
+    dtes64 monitor ds_cpl smx est tm2 cid sdbg xtpr pdcm pcid dca x2apic tsc_deadline_timer
+    cmp_legacy extapic cr8_legacy osvw ibs skinit wdt tce nodeid_msr topoext perfctr_core perfctr_nb
+    bpext ptsc perfctr_llc tsc_adjust smep invpcid cqm rdt_a smap intel_pt umip tme la57
+    bus_lock_detect sgx_lc fred irperf wbnoinvd amd_ppin cppc brs xsaves xsaveerptr
+    dtherm ida arat pln pts hwp hwp_notify hwp_act_window hwp_epp hwp_pkg_req hfi
+    overflow_recov succor smca md_clear pconfig arch_lbr flush_l1d arch_capabilities
+"""
 _NOT_INSTRUCTIONS = {
-    *("constant_tsc", "nonstop_tsc", "tsc_known_freq", "rep_good", "nopl", "hypervisor"),
-    *("cpuid", "extd_apicid", "tsc_adjust", "arat", "topoext", "cmp_legacy", "cr8_legacy"),
-    *("osvw", "vmmcall", "smep", "smap", "umip", "mce", "mca", "mtrr", "pat", "pge", "pse"),
-    *("pse36", "apic", "x2apic", "tsc_deadline_timer", "invpcid", "vme", "de", "pae", "msr"),
-    *("ibrs", "ibpb", "stibp", "ssbd", "aperfmperf", "pcid", "mwaitx", "wbnoinvd", "svm", "vmx"),
+    *_LINUX_NAMES.split(),
+    *_FOR_VIRTUAL_MACHINES.split(),
+    *_FOR_THE_KERNEL.split(),
 }
 
 

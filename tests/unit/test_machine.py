@@ -51,6 +51,12 @@ def test_flags_that_are_no_instructions_do_not_count(here: Hello, there: Hello) 
     )
 
 
+def test_a_kernel_that_has_names_for_less(here: Hello, there: Hello) -> None:
+    """As Linux 6.12 and 6.1 tell of the same processor."""
+    source = ["sse2", "xtopology", "user_shstk", "amd_lbr_pmc_freeze", "vnmi"]
+    check_machine(replace(here, cpu_flags=source), replace(there, cpu_flags=["sse2"]))
+
+
 def test_another_kernel() -> None:
     own = vdso.own().code
     assert not has_foreign_vdso(own)
