@@ -1,9 +1,9 @@
 """Every test, in groups: `python -m tests.run [ARGUMENTS OF PYTEST]`.
 
-Guests stand back behind all others, so their tests go beside those of this machine's own processes.
-Those of two hosts come after: they want to see that nothing is left, with limits that are short for
-a busy machine. Most of their time they wait, so they go in two halves, each with hosts of its own.
-The exit code is the first that is not 0.
+Two lanes, side by side, each with a group after the other: both take about as long. Guests stand
+back behind all others, so their tests go beside those of this machine's own processes. Those of two
+hosts wait most of their time: they go in two halves, each with hosts of its own. The exit code is
+the first that is not 0.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 from tests.hosts.config import state_root
 
 DOCKER = Path(__file__).parent / "docker"
-FIRST_HALF = ("cancel", "lost_link", "meanwhile", "recover", "steps", "sweep")
-"""The tests of hosts that take as long as all others."""
+FIRST_HALF = ("cancel", "lost_link", "meanwhile", "move", "recover", "steps", "sweep")
+"""The tests of hosts that come after those of this machine's own processes."""
 NO_TESTS = 5
 
 _writing = threading.Lock()
@@ -51,13 +51,13 @@ class Group:
         return 0 if code == NO_TESTS else code
 
 
-def stages() -> tuple[tuple[Group, ...], ...]:
-    """Return all groups: those of a stage go side by side, the stages one after the other."""
+def lanes() -> tuple[tuple[Group, ...], ...]:
+    """Return all groups: the lanes go side by side, the groups of each one after the other."""
     files = sorted(DOCKER.glob("test_*.py"))
     names = {half: tuple(str(f) for f in files if _is_first(f) is half) for half in (True, False)}
     return (
-        (Group(("tests/unit", "tests/root")), Group(("tests/vm",))),
-        (Group(names[True]), Group(names[False], "-2")),
+        (Group(("tests/unit", "tests/root")), Group(names[True])),
+        (Group(("tests/vm",)), Group(names[False], "-2")),
     )
 
 
@@ -67,11 +67,13 @@ def _is_first(file: Path) -> bool:
 
 def main() -> int:
     """Run all groups."""
-    arguments, codes = sys.argv[1:], []
-    for groups in stages():
-        with ThreadPoolExecutor(len(groups)) as workers:
-            started = [workers.submit(group.run, arguments) for group in groups]
-            codes += [each.result() for each in started]
+    arguments = sys.argv[1:]
+
+    def drive(lane: tuple[Group, ...]) -> list[int]:
+        return [group.run(arguments) for group in lane]
+
+    with ThreadPoolExecutor() as workers:
+        codes = [code for lane in workers.map(drive, lanes()) for code in lane]
     return next((code for code in codes if code), 0)
 
 
