@@ -150,6 +150,8 @@ def _restore_policy(
         return
     if copy.policy != spec.restart_policy:
         containers.restore_policy(api, container, spec)
+    # A dockerd that ends its containers as it starts says "kill" of each, as of those that somebody
+    # wanted to end: restarts.start_again could not tell it.
     if not copy.lives and since and engine_started() > since:
         with translating(f"starting container {spec.name}", TransferError):
             api.start(container)
