@@ -244,11 +244,12 @@ class Guest:
         terminal = ["-t"] if not argv else []
         return subprocess.run([*self._ssh(*terminal), *argv], check=False).returncode
 
-    def write(self, path: str, data: bytes | str) -> None:
+    def write(self, path: str, data: bytes | str, mode: int = 0o644) -> None:
         """Write a file in it, with the directories that it lacks."""
         data = data.encode() if isinstance(data, str) else data
         where = shlex.quote(path)
-        self.run(f"mkdir -p $(dirname {where}) && cat >{where}", input=data)
+        script = f"mkdir -p $(dirname {where}) && cat >{where} && chmod {mode:o} {where}"
+        self.run(script, input=data)
 
     # Its Docker engine
 

@@ -34,8 +34,7 @@ def guest(machines: Pair, tmp_path_factory: pytest.TempPathFactory) -> Guest:
     """Put the selftests into the first of the two machines."""
     guest = machines[0]
     program = selftest(tmp_path_factory.mktemp("device") / "selftest")
-    guest.write(PROGRAM, program.read_bytes())
-    guest.run(["chmod", "0755", PROGRAM])
+    guest.write(PROGRAM, program.read_bytes(), 0o755)
     return guest
 
 

@@ -115,8 +115,7 @@ def test_with_each_tracker_the_same_pages_arrive(
 def test_clocks_go_on_where_the_vdso_is_another(machines: Pair) -> None:
     """To and fro, by device and by stub, of a program that calls every entry of its first vDSO."""
     place = "/root/clocks"
-    machines[0].write(place, clocks.program().read_bytes())
-    machines[0].run(["chmod", "0755", place])
+    machines[0].write(place, clocks.program().read_bytes(), 0o755)
     try:
         clocks.create(machines[0].run, CLOCKS, RECORDER, place)
         found = clocks.await_calls(machines[0].run, CLOCKS, 0, LIMIT)
