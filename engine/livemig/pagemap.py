@@ -12,8 +12,7 @@ import errno
 import functools
 import mmap
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +40,10 @@ _FRAME = np.uint64((1 << 55) - 1)
 # PAGEMAP_SCAN too. It is told by the type of its swap area, the last one (SWP_PTE_MARKER in
 # include/linux/swap.h), and bit 57, written by userfaultfd.
 _MARKER = np.uint64(1 << 62 | 1 << 57 | 0x1F)
+_NOTHING = np.zeros(1, np.uint64)
+
+Chunk = tuple[int, Any]
+"""The number of a page, and the entries from there on."""
 
 
 def carried(mappings: Iterable[Mapping]) -> list[Mapping]:
@@ -71,35 +74,58 @@ def zero_frame() -> int:
     return int.from_bytes(entry, "little") & int(_FRAME)
 
 
-def _spans(first: int, chosen: Any) -> list[Span]:
-    """Return the address ranges of the pages from number ``first`` on that are ``chosen``."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], chosen, [False])))) + first
-    return [
-        (start * PAGE_SIZE, end * PAGE_SIZE)
-        for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
-    ]
+class _Table:
+    """Some stretches of a page map that are looked through at once: most mappings are short."""
+
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
+        # What stands between two stretches is the entry of no page.
+        parts = [part for _, entries in chunks for part in (_NOTHING, entries)]
+        self._entries = np.concatenate([*parts, _NOTHING])
+        self._places = np.cumsum([1, *(len(entries) + 1 for _, entries in chunks[:-1])])
+        self._shifts = np.array([first for first, _ in chunks], np.int64) - self._places
+        self._own = _own(self._entries)
+
+    def owned(self) -> list[Span]:
+        return self._spans(self._own)
+
+    def dirty(self) -> list[Span]:
+        return self._spans(self._own & (self._entries & _SOFT_DIRTY != 0))
+
+    def _spans(self, chosen: Any) -> list[Span]:
+        edges = np.flatnonzero(np.diff(chosen)) + 1
+        first, end = edges[::2], edges[1::2]
+        shift = self._shifts[np.searchsorted(self._places, first, "right") - 1]
+        spans = ((each + shift) * PAGE_SIZE for each in (first, end))
+        return list(zip(*(each.tolist() for each in spans), strict=True))
 
 
-@dataclass(frozen=True)
 class Entries:
-    """What a page map said at one instant: page numbers, and the entries from there on.
+    """What a page map said at one instant, to be looked through later: that takes as long again."""
 
-    To be looked through later: that takes as long again as reading them.
-    """
+    def __init__(self, chunks: Iterable[Chunk]) -> None:
+        self._chunks = list(chunks)
 
-    chunks: list[tuple[int, Any]]
+    @functools.cached_property
+    def _tables(self) -> list[_Table]:
+        tables: list[_Table] = []
+        chunks: list[Chunk] = []
+        size = 0
+        for chunk in self._chunks:
+            if chunks and size + len(chunk[1]) > _ENTRIES:
+                tables.append(_Table(chunks))
+                chunks, size = [], 0
+            chunks.append(chunk)
+            size += len(chunk[1])
+        self._chunks = []
+        return [*tables, _Table(chunks)] if chunks else tables
 
     def owned(self) -> list[Span]:
         """Return the pages that belong to the process alone."""
-        return merged(span for first, each in self.chunks for span in _spans(first, _own(each)))
+        return merged(span for table in self._tables for span in table.owned())
 
     def dirty(self) -> list[Span]:
         """Return those of them that were written since the soft-dirty bits were cleared."""
-        return merged(
-            span
-            for first, each in self.chunks
-            for span in _spans(first, _own(each) & (each & _SOFT_DIRTY != 0))
-        )
+        return merged(span for table in self._tables for span in table.dirty())
 
 
 def _own(entries: Any) -> Any:
@@ -129,9 +155,12 @@ class Pagemap:
 
     def private_pages(self, mappings: Iterable[Mapping]) -> list[Span]:
         """Return the address ranges whose pages belong to the process alone."""
-        look = self.private if self.can_scan else self._read
+        if not self.can_scan:
+            return self.entries(mappings).owned()
         return merged(
-            span for mapping in carried(mappings) for span in look((mapping.start, mapping.end))
+            span
+            for mapping in carried(mappings)
+            for span in self.private((mapping.start, mapping.end))
         )
 
     def private(self, span: Span, *, written: bool = False, protect: bool = False) -> list[Span]:
@@ -168,12 +197,12 @@ class Pagemap:
         """Return what the page map says now; what holds no page is left out."""
         spans = ((mapping.start, mapping.end) for mapping in carried(mappings))
         chunks = (chunk for span in spans for chunk in self._chunks(span))
-        return Entries([chunk for chunk in chunks if (chunk[1] & _PRESENT_OR_SWAPPED).any()])
+        return Entries(chunk for chunk in chunks if (chunk[1] & _PRESENT_OR_SWAPPED).any())
 
     def _read(self, span: Span) -> list[Span]:
-        return Entries(list(self._chunks(span))).owned()
+        return Entries(self._chunks(span)).owned()
 
-    def _chunks(self, span: Span) -> Iterator[tuple[int, Any]]:
+    def _chunks(self, span: Span) -> Iterator[Chunk]:
         first, last = span[0] // PAGE_SIZE, span[1] // PAGE_SIZE
         for start in range(first, last, _ENTRIES):
             size = min(_ENTRIES, last - start) * 8

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from livemig.intervals import Span, merged
 from livemig.model import Kind, Mapping
-from livemig.pagemap import Pagemap, carried, zero_frame
+from livemig.pagemap import Entries, Pagemap, carried, zero_frame
 
 PAGE = mmap.PAGESIZE
 COUNT = 64
@@ -111,6 +112,34 @@ def _scanner(descriptor: int, regions: int) -> object:
     from livemig.system.uffd import Scanner  # noqa: PLC0415
 
     return Scanner(descriptor, regions)
+
+
+ABSENT, PRESENT, SWAPPED, FILE, DIRTY = 0, 1 << 63, 1 << 62, 1 << 61, 1 << 55
+THERE = PRESENT | zero_frame() + 1
+OWN = (THERE, THERE | DIRTY, SWAPPED, SWAPPED | DIRTY)
+OTHERS = (ABSENT, DIRTY, THERE | FILE, THERE | FILE | DIRTY)  # a new mapping has all bits set
+MANY = 70_000  # more than are looked through at once
+
+stretches = st.lists(
+    st.tuples(st.integers(0, 3), st.lists(st.sampled_from(OWN + OTHERS), min_size=1, max_size=9)),
+    max_size=12,
+)
+
+
+@given(stretches, st.integers(0, 12))
+@settings(deadline=None)
+def test_stretches_of_any_length_and_distance(found: list[tuple[int, list[int]]], big: int) -> None:
+    chunks, own, number = [], [], 1 << 30
+    for index, (distance, few) in enumerate(found):
+        number += distance
+        entries = few + [ABSENT] * MANY if index == big else few
+        chunks.append((number, np.array(entries, np.uint64)))
+        own += [(number + at, entry) for at, entry in enumerate(few) if entry in OWN]
+        number += len(entries)
+    looked = Entries(chunks)
+    dirty = [page for page, entry in own if entry & DIRTY]
+    for owned, pages in ((looked.owned(), [page for page, _ in own]), (looked.dirty(), dirty)):
+        assert owned == merged((page * PAGE, (page + 1) * PAGE) for page in pages)
 
 
 def test_the_kernels_own_pages_are_not_carried() -> None:
