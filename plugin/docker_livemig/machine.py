@@ -28,7 +28,7 @@ _FOR_THE_KERNEL = """
     dtes64 monitor ds_cpl smx est tm2 cid sdbg xtpr pdcm pcid dca x2apic tsc_deadline_timer
     cmp_legacy extapic cr8_legacy osvw ibs skinit wdt tce nodeid_msr topoext perfctr_core perfctr_nb
     bpext ptsc perfctr_llc tsc_adjust smep invpcid cqm rdt_a smap intel_pt umip tme la57
-    bus_lock_detect sgx_lc fred irperf wbnoinvd amd_ppin cppc brs xsaves xsaveerptr
+    bus_lock_detect sgx_lc ibt fred irperf wbnoinvd amd_ppin cppc brs xsaves xsaveerptr
     dtherm ida arat pln pts hwp hwp_notify hwp_act_window hwp_epp hwp_pkg_req hfi
     overflow_recov succor smca md_clear pconfig arch_lbr flush_l1d arch_capabilities
 """
