@@ -80,16 +80,17 @@ class _Table:
     def __init__(self, chunks: Sequence[Chunk]) -> None:
         # What stands between two stretches is the entry of no page.
         parts = [part for _, entries in chunks for part in (_NOTHING, entries)]
-        self._entries = np.concatenate([*parts, _NOTHING])
+        table = np.concatenate([*parts, _NOTHING])
         self._places = np.cumsum([1, *(len(entries) + 1 for _, entries in chunks[:-1])])
         self._shifts = np.array([first for first, _ in chunks], np.int64) - self._places
-        self._own = _own(self._entries)
+        self._own = _own(table)
+        self._dirty = self._own & (table & _SOFT_DIRTY != 0)
 
     def owned(self) -> list[Span]:
         return self._spans(self._own)
 
     def dirty(self) -> list[Span]:
-        return self._spans(self._own & (self._entries & _SOFT_DIRTY != 0))
+        return self._spans(self._dirty)
 
     def _spans(self, chosen: Any) -> list[Span]:
         edges = np.flatnonzero(np.diff(chosen)) + 1
@@ -116,7 +117,7 @@ class Entries:
                 chunks, size = [], 0
             chunks.append(chunk)
             size += len(chunk[1])
-        self._chunks = []
+        self._chunks = []  # eight bytes a page, where two are left
         return [*tables, _Table(chunks)] if chunks else tables
 
     def owned(self) -> list[Span]:
