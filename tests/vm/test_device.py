@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from livemig.model import DEVICE, LAYOUTS
+from tests.hosts import in_both
 
 from . import Guest, VmError, clone, make
 from .kernels import build_module, selftest
@@ -64,9 +65,11 @@ def test_processes_are_laid_out_by_it(guest: Guest) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(ROOT_LIMIT)
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_whatever_a_process_has_is_laid_out_by_it_as_by_the_stub(guest: Guest, layout: str) -> None:
-    laid_out(guest, layout, *(f"tests/root/test_{name}.py" for name in EVERY.split()))
+def test_whatever_a_process_has_is_laid_out_by_it_as_by_the_stub(machines: Pair) -> None:
+    """By the device in one machine, with cgroup v2, and by the stub in the other, with v1."""
+    layouts = dict(zip(machines, LAYOUTS, strict=True))
+    files = [f"tests/root/test_{name}.py" for name in EVERY.split()]
+    in_both(machines, lambda guest: laid_out(guest, layouts[guest], *files))
 
 
 def test_the_module_goes_and_comes_back(guest: Guest) -> None:
