@@ -12,6 +12,7 @@ import select
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from livemig.errors import InternalError, KernelLacks
@@ -21,12 +22,31 @@ _ROOT = Path("/sys/fs/cgroup")
 _PAUSE = 0.0002  # seconds between looks at a v1 freezer, which offers no event
 
 
+@dataclass(frozen=True)
+class _Interface:
+    """A version's files: what is written into the first, and what the second says afterwards."""
+
+    switch: str
+    freeze: str
+    thaw: str
+    report: str
+    frozen: str
+    tells: bool
+    """Whether a change of the report can be waited for."""
+
+
+_INTERFACES = {
+    1: _Interface("freezer.state", "FROZEN", "THAWED", "freezer.state", "FROZEN\n", tells=False),
+    2: _Interface("cgroup.freeze", "1", "0", "cgroup.events", "frozen 1\n", tells=True),
+}
+
+
 class Freezer:
     """Freezes and thaws all processes of a cgroup; a frozen one stays so when we die."""
 
     def __init__(self, directory: Path, *, version: int) -> None:
         self.directory = directory
-        self._version = version
+        self._interface = _INTERFACES[version]
 
     @classmethod
     def of_process(cls, pid: int) -> Freezer:
@@ -69,34 +89,28 @@ class Freezer:
 
     def request_freeze(self) -> None:
         """Ask for freezing without waiting for it."""
-        if self._version == 1:
-            procfs.write_text(f"{self.directory}/freezer.state", "FROZEN")
-        else:
-            procfs.write_text(f"{self.directory}/cgroup.freeze", "1")
+        procfs.write_text(f"{self.directory}/{self._interface.switch}", self._interface.freeze)
 
     def thaw(self) -> None:
         """Let all processes run; a cgroup that is gone is no error, for it has none."""
         with suppress(FileNotFoundError):
-            if self._version == 1:
-                procfs.write_text(f"{self.directory}/freezer.state", "THAWED")
-            else:
-                procfs.write_text(f"{self.directory}/cgroup.freeze", "0")
+            procfs.write_text(f"{self.directory}/{self._interface.switch}", self._interface.thaw)
 
     def frozen(self) -> bool:
         """Tell whether all processes are frozen."""
-        if self._version == 1:
-            return procfs.read_text(f"{self.directory}/freezer.state").strip() == "FROZEN"
-        return "frozen 1" in procfs.read_text(f"{self.directory}/cgroup.events")
+        return self._interface.frozen in procfs.read_text(
+            f"{self.directory}/{self._interface.report}"
+        )
 
     def _await_change(self) -> None:
-        if self._version == 1:
+        if not self._interface.tells:
             time.sleep(_PAUSE)
             return
-        with open(self.directory / "cgroup.events", "rb", buffering=0) as events:
-            if b"frozen 1" in events.read():
+        with open(self.directory / self._interface.report, "rb", buffering=0) as report:
+            if self._interface.frozen.encode() in report.read():
                 return
             poller = select.poll()
-            poller.register(events, select.POLLPRI)
+            poller.register(report, select.POLLPRI)
             poller.poll(50)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from livemig.errors import KernelLacks
 from livemig.infect import Loan
@@ -12,15 +12,21 @@ from livemig.tracker.comparison import Comparison
 from livemig.tracker.softdirty import SoftDirty
 from livemig.tracker.writeprotect import WriteProtectScan
 
-_BEST_FIRST: dict[str, Callable[[Loan, Watched], Tracker]] = {
-    WRITE_PROTECT: WriteProtectScan.plant,
-    SOFT_DIRTY: SoftDirty.plant,
-    COMPARISON: lambda _, watched: Comparison(watched),
-}
-_PROBES: dict[str, Callable[[], None]] = {
-    WRITE_PROTECT: WriteProtectScan.probe,
-    SOFT_DIRTY: SoftDirty.probe,
-    COMPARISON: lambda: None,
+
+class _Kind(Protocol):
+    """What a class of trackers offers."""
+
+    def plant(self, loan: Loan, watched: Watched, /) -> Tracker:
+        """Begin to watch the process of a borrowed thread; KernelLacks where the kernel cannot."""
+
+    def probe(self) -> None:
+        """Try on this very process what it takes; KernelLacks where the kernel lacks it."""
+
+
+_BEST_FIRST: dict[str, _Kind] = {
+    WRITE_PROTECT: WriteProtectScan,
+    SOFT_DIRTY: SoftDirty,
+    COMPARISON: Comparison,
 }
 
 
@@ -30,7 +36,7 @@ def check_tracker(choice: TrackerChoice) -> None:
     It is tried on this very process; "auto" always finds one.
     """
     if choice != "auto":
-        _PROBES[choice]()
+        _BEST_FIRST[choice].probe()
 
 
 def plant_tracker(choice: TrackerChoice, loan: Loan, watched: Watched) -> Tracker:
@@ -39,10 +45,10 @@ def plant_tracker(choice: TrackerChoice, loan: Loan, watched: Watched) -> Tracke
     With "auto" by the best that the kernel has, otherwise as chosen: KernelLacks where it cannot.
     """
     if choice != "auto":
-        return _BEST_FIRST[choice](loan, watched)
-    for plant in _BEST_FIRST.values():
+        return _BEST_FIRST[choice].plant(loan, watched)
+    for tracker in _BEST_FIRST.values():
         try:
-            return plant(loan, watched)
+            return tracker.plant(loan, watched)
         except KernelLacks as error:
             lacking = error
     raise lacking

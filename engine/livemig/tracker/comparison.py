@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from livemig.infect import Loan
 from livemig.intervals import Span, intersect, merged, subtract, total
 from livemig.model import COMPARISON, Mapping
 from livemig.tracker.base import Watched, Written
@@ -22,6 +23,15 @@ class Comparison(Knowing):
     def __init__(self, watched: Watched) -> None:
         self._pagemap = watched.pagemap
         self._sent = Sent(watched)
+
+    @classmethod
+    def plant(cls, _: Loan, watched: Watched) -> Comparison:
+        """Begin to compare, for which nothing has to be done in the process."""
+        return cls(watched)
+
+    @classmethod
+    def probe(cls) -> None:
+        """Have nothing to try: every kernel shows what a process's memory holds."""
 
     def written(self, mappings: Sequence[Mapping], held: list[Span], *, frozen: bool) -> Written:
         """Return what differs from what was last sent; see Tracker."""
