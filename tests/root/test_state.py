@@ -13,7 +13,7 @@ from livemig.errors import NotCarried, StateMismatch
 from livemig.extract import read_layout
 from livemig.extract.scheduling import read_scheduling
 from livemig.extract.timers import list_timers
-from livemig.model import Kind
+from livemig.model import Image, Kind
 from livemig.system import sched
 from livemig.system.device import Flag
 from tests.programs import WORKLOADS
@@ -285,3 +285,25 @@ def test_the_time_slice_of_a_kernel_is_not_that_of_a_thread(start: Start, progra
     app = start(programs / "state", "nice")
     assert app.answer() != "lacks"
     assert read_scheduling(app.pid).runtime == 0
+
+
+def test_a_time_slice_may_be_the_one_of_the_targets_kernel(
+    start: Start, programs: Path, move: Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a thread asked for there is what nobody has to ask for here: it is no difference."""
+    app = begin(start, programs, "nice")
+    if (here := sched.time_slice()) == 0:
+        pytest.skip("this kernel tells no time slice")
+    moving = move(app)
+    extract = moving.outgoing.extract
+
+    def extract_where_another_is_usual() -> Image:
+        with monkeypatch.context() as there:
+            there.setattr(sched, "time_slice", lambda tid=0: here + (not tid))
+            image = extract()
+        assert image.processes[0].threads[0].scheduling.runtime == here
+        return image
+
+    monkeypatch.setattr(moving.outgoing, "extract", extract_where_another_is_usual)
+    app = moving.run()
+    assert app.ask("check") == "ok"

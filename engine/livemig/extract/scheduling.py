@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from livemig.model import Scheduling
 from livemig.system import sched
@@ -15,9 +16,7 @@ def read_scheduling(tid: int) -> Scheduling:
     """
     policy, flags, _, *rest = sched.attributes(tid)
     priority, runtime, deadline, period, low, high = rest
-    if policy in sched.FAIR and runtime == sched.time_slice():
-        runtime = 0
-    return Scheduling(
+    found = Scheduling(
         policy=policy,
         flags=flags,
         # sched_getattr(2) does not tell it of a real-time thread, which may have one all the same.
@@ -31,3 +30,13 @@ def read_scheduling(tid: int) -> Scheduling:
         io_priority=sched.io_priority(tid),
         cpus=sched.bound_cpus(tid),
     )
+    return shown(found)
+
+
+def shown(scheduling: Scheduling) -> Scheduling:
+    """Return what is read here of a thread with this scheduling, whoever asked for it where.
+
+    The time slice of this host's kernel is none that a thread has to ask for.
+    """
+    usual = scheduling.policy in sched.FAIR and scheduling.runtime == sched.time_slice()
+    return replace(scheduling, runtime=0) if usual else scheduling

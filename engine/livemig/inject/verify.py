@@ -19,7 +19,7 @@ from livemig.extract.files import Descriptions
 from livemig.extract.guards import find_guards
 from livemig.extract.process import extract_process
 from livemig.extract.properties import Properties
-from livemig.extract.scheduling import read_scheduling
+from livemig.extract.scheduling import read_scheduling, shown
 from livemig.infect import Loan
 from livemig.inject.held import Held
 from livemig.inject.timers import timer_of
@@ -271,7 +271,7 @@ def verify_thread(pid: int, thread: Thread, registers: Registers) -> None:
         ("registers", bytes(registers), bytes(ptrace.get_registers(pid))),
         ("xstate", thread.xstate, ptrace.get_xstate(pid)),
         ("blocked", thread.blocked, ptrace.get_sigmask(pid)),
-        ("scheduling", thread.scheduling, read_scheduling(pid)),
+        ("scheduling", shown(thread.scheduling), read_scheduling(pid)),
     )
     for name, wanted, found in present:
         if wanted != found:
