@@ -241,8 +241,8 @@ class Guest:
 
     def interact(self, argv: Sequence[str]) -> int:
         """Run a command in it with our own standard streams (none: a shell); return its status."""
-        terminal = ["-t"] if not argv else []
-        return subprocess.run([*self._ssh(*terminal), *argv], check=False).returncode
+        words = self._ssh("-t") if not argv else [*self._ssh(), shlex.join(argv)]
+        return subprocess.run(words, check=False).returncode
 
     def write(self, path: str, data: bytes | str, mode: int = 0o644) -> None:
         """Write a file in it, with the directories that it lacks."""
