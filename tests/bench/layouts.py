@@ -27,6 +27,8 @@ MOVED = 256 << 20
 BASE = 0x10_0000_0000
 CHUNK = 1 << 20
 TIMES = 5
+MAPPING, MOVING, COPYING = "mapping_us", "moving_ms", "copying_ms"
+"""What is found: the first two of each back end, after its name."""
 
 
 @contextmanager
@@ -85,10 +87,10 @@ def main() -> int:
     found: dict[str, list[float]] = {}
     for _ in range(times):
         for choice in cast("tuple[LayoutChoice, ...]", LAYOUTS):
-            found.setdefault(f"{choice} mapping_us", []).append(mapping_us(choice))
+            found.setdefault(f"{choice} {MAPPING}", []).append(mapping_us(choice))
             moved, copied = moving_ms(choice)
-            found.setdefault(f"{choice} moving_ms", []).append(moved)
-            found.setdefault("copying_ms", []).append(copied)
+            found.setdefault(f"{choice} {MOVING}", []).append(moved)
+            found.setdefault(COPYING, []).append(copied)
     print(json.dumps({name: statistics.median(values) for name, values in found.items()}))
     return 0
 

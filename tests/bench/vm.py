@@ -11,7 +11,9 @@ import os
 import statistics
 import sys
 
+from livemig.model import DEVICE, LAYOUTS, STUB
 from tests.bench import criu, moving
+from tests.bench.layouts import COPYING, MAPPING, MOVING
 from tests.bench.report import Bar
 from tests.vm import Guest, clone
 from tests.vm.debian import CLONE
@@ -51,6 +53,37 @@ def layouts(pair: Pair) -> dict[str, float]:
     return found
 
 
+def tables(found: dict[int, dict[str, float]], layout: dict[str, float]) -> str:
+    """Return what was measured, as Markdown."""
+    lines = ["| MiB | livemig ms | CRIU ms |", "|---:|---:|---:|"]
+    lines += [
+        f"| {size} | {values['livemig']:.0f} | {values['criu']:.0f} |"
+        for size, values in found.items()
+    ]
+    lines += ["", "| | device | stub |", "|---|---:|---:|"]
+    for what, name in (("one of 5,000 mappings, µs", MAPPING), ("256 MiB moved, ms", MOVING)):
+        figures = " | ".join(f"{layout[f'{choice} {name}']:.1f}" for choice in LAYOUTS)
+        lines.append(f"| {what} | {figures} |")
+    return "\n".join([*lines, "", f"256 MiB copied: {layout[COPYING]:.0f} ms"])
+
+
+def bars(found: dict[int, dict[str, float]], layout: dict[str, float]) -> list[Bar]:
+    """Return what is promised of it."""
+    mapping = layout[f"{DEVICE} {MAPPING}"] / layout[f"{STUB} {MAPPING}"]
+    return [
+        *(
+            Bar(f"gap at {size} MiB to CRIU's", values["livemig"] / values["criu"], 0.2)
+            for size, values in found.items()
+        ),
+        Bar("a mapping by the device to one by the stub", mapping, 2),
+        Bar(
+            "moving 256 MiB by the device to copying it",
+            layout[f"{DEVICE} {MOVING}"] / layout[COPYING],
+            0.2,
+        ),
+    ]
+
+
 def main() -> int:
     """Measure everything, print it, and return the exit code."""
     rounds = int(os.environ.get("BENCH_MOVES", "3"))
@@ -61,23 +94,8 @@ def main() -> int:
         found = {size: gaps(pair, size, rounds) for size in SIZES}
         release = pair[0].run("uname -r").stdout.strip()
     print(f"two guests (QEMU's emulator), Linux {release}, CRIU {version}; medians\n")
-    print("| MiB | livemig ms | CRIU ms |\n|---:|---:|---:|")
-    for size, values in found.items():
-        print(f"| {size} | {values['livemig']:.0f} | {values['criu']:.0f} |")
-    print("\n| | device | stub |\n|---|---:|---:|")
-    mapping = [layout[f"{name} mapping_us"] for name in ("device", "stub")]
-    moved = [layout[f"{name} moving_ms"] for name in ("device", "stub")]
-    print(f"| one of 5,000 mappings, µs | {mapping[0]:.1f} | {mapping[1]:.1f} |")
-    print(f"| 256 MiB moved, ms | {moved[0]:.1f} | {moved[1]:.1f} |")
-    print(f"\n256 MiB copied: {layout['copying_ms']:.0f} ms\n")
-    checks = [
-        Bar(f"gap at {size} MiB to CRIU's", values["livemig"] / values["criu"], 0.2)
-        for size, values in found.items()
-    ]
-    checks += [
-        Bar("a mapping by the device to one by the stub", mapping[0] / mapping[1], 2),
-        Bar("moving 256 MiB by the device to copying it", moved[0] / layout["copying_ms"], 0.2),
-    ]
+    print(tables(found, layout), "\n")
+    checks = bars(found, layout)
     print("\n".join(map(str, checks)))
     return 0 if all(check.holds for check in checks) else 1
 
