@@ -13,6 +13,7 @@ from typing import Protocol
 
 from livemig.model import Kind, Mapping
 from livemig.relocation import Relocation
+from livemig.system.memory import PAGE_SIZE
 
 Flags = tuple[str, ...]
 LOWEST = 0x180_0000_0000
@@ -143,6 +144,14 @@ def difference(old: Sequence[Mapping], new: Sequence[Mapping]) -> Change:
 def is_grown(mapping: Mapping) -> bool:
     """Tell whether new memory is to be what lies before it, grown."""
     return mapping.kind is Kind.ANONYMOUS and bool(mapping.offset)
+
+
+def growth(mapping: Mapping) -> tuple[int, int]:
+    """Return the page before memory that is to grow, and the size of both: mremap(2) of that page.
+
+    A kernel grows what lies before as a whole, by its last page.
+    """
+    return mapping.start - PAGE_SIZE, PAGE_SIZE + mapping.length
 
 
 def free_hole(taken: Sequence[tuple[int, int]], size: int, lowest: int) -> int:

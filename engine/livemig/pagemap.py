@@ -12,7 +12,7 @@ import errno
 import functools
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,17 @@ import numpy as np
 from livemig.extract.guards import guards
 from livemig.intervals import Span, merged
 from livemig.model import Mapping
+from livemig.system.entries import (
+    AT_ONCE,
+    FILE,
+    FRAME,
+    PRESENT,
+    SOFT_DIRTY,
+    SWAPPED,
+    Chunk,
+    read_entries,
+    read_entry,
+)
 from livemig.system.memory import PAGE_SIZE
 from livemig.system.uffd import (
     PAGE_IS_FILE,
@@ -30,20 +41,11 @@ from livemig.system.uffd import (
     Scanner,
 )
 
-_ENTRIES = 65536
-_PRESENT = np.uint64(1 << 63)
-_PRESENT_OR_SWAPPED = np.uint64(3 << 62)
-_FILE = np.uint64(1 << 61)
-_SOFT_DIRTY = np.uint64(1 << 55)
-_FRAME = np.uint64((1 << 55) - 1)
 # What write-protection leaves where a page of a file was given up looks as if it were swapped, to
 # PAGEMAP_SCAN too. It is told by the type of its swap area, the last one (SWP_PTE_MARKER in
 # include/linux/swap.h), and bit 57, written by userfaultfd.
-_MARKER = np.uint64(1 << 62 | 1 << 57 | 0x1F)
+_MARKER = SWAPPED | np.uint64(1 << 57 | 0x1F)
 _NOTHING = np.zeros(1, np.uint64)
-
-Chunk = tuple[int, Any]
-"""The number of a page, and the entries from there on."""
 
 
 def carried(mappings: Iterable[Mapping]) -> list[Mapping]:
@@ -70,8 +72,7 @@ def zero_frame() -> int:
         address = ctypes.addressof(ctypes.c_char.from_buffer(data))
         assert data[0] == 0  # by this it is there
         with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-            entry = os.pread(pagemap.fileno(), 8, address // PAGE_SIZE * 8)
-    return int.from_bytes(entry, "little") & int(_FRAME)
+            return read_entry(pagemap.fileno(), address) & int(FRAME)
 
 
 class _Table:
@@ -84,7 +85,7 @@ class _Table:
         self._places = np.cumsum([1, *(len(entries) + 1 for _, entries in chunks[:-1])])
         self._shifts = np.array([first for first, _ in chunks], np.int64) - self._places
         self._own = _own(table)
-        self._dirty = self._own & (table & _SOFT_DIRTY != 0)
+        self._dirty = self._own & (table & SOFT_DIRTY != 0)
 
     def owned(self) -> list[Span]:
         return self._spans(self._own)
@@ -112,7 +113,7 @@ class Entries:
         chunks: list[Chunk] = []
         size = 0
         for chunk in self._chunks:
-            if chunks and size + len(chunk[1]) > _ENTRIES:
+            if chunks and size + len(chunk[1]) > AT_ONCE:
                 tables.append(_Table(chunks))
                 chunks, size = [], 0
             chunks.append(chunk)
@@ -130,10 +131,10 @@ class Entries:
 
 
 def _own(entries: Any) -> Any:
-    own = (entries & _PRESENT_OR_SWAPPED != 0) & (entries & _FILE == 0)
+    own = (entries & (PRESENT | SWAPPED) != 0) & (entries & FILE == 0)
     own &= (entries & _MARKER != _MARKER) & ~guards(entries)
     if zeros := zero_frame():
-        own &= entries & (_PRESENT | _FRAME) != _PRESENT | np.uint64(zeros)
+        own &= entries & (PRESENT | FRAME) != PRESENT | np.uint64(zeros)
     return own
 
 
@@ -197,20 +198,11 @@ class Pagemap:
     def entries(self, mappings: Iterable[Mapping]) -> Entries:
         """Return what the page map says now; what holds no page is left out."""
         spans = ((mapping.start, mapping.end) for mapping in carried(mappings))
-        chunks = (chunk for span in spans for chunk in self._chunks(span))
-        return Entries(chunk for chunk in chunks if (chunk[1] & _PRESENT_OR_SWAPPED).any())
+        chunks = (chunk for span in spans for chunk in read_entries(self.descriptor, span))
+        return Entries(chunk for chunk in chunks if (chunk[1] & (PRESENT | SWAPPED)).any())
 
     def _read(self, span: Span) -> list[Span]:
-        return Entries(self._chunks(span)).owned()
-
-    def _chunks(self, span: Span) -> Iterator[Chunk]:
-        first, last = span[0] // PAGE_SIZE, span[1] // PAGE_SIZE
-        for start in range(first, last, _ENTRIES):
-            size = min(_ENTRIES, last - start) * 8
-            data = os.pread(self.descriptor, size, start * 8)
-            if len(data) < size:
-                raise ProcessLookupError(errno.ESRCH, "the process has no memory any more")
-            yield start, np.frombuffer(data, np.uint64)
+        return Entries(read_entries(self.descriptor, span)).owned()
 
     def close(self) -> None:
         """Close the descriptor."""

@@ -98,7 +98,8 @@ def test_the_zero_page_is_not_owned(scan: bool) -> None:
 def test_a_scan_that_needs_several_turns_finds_all(
     scan: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("livemig.pagemap._ENTRIES", 5)
+    monkeypatch.setattr("livemig.system.entries.AT_ONCE", 5)
+    monkeypatch.setattr("livemig.pagemap.AT_ONCE", 5)
     shorten: Callable[[int], object] = lambda descriptor: _scanner(descriptor, 3)  # noqa: E731
     monkeypatch.setattr("livemig.pagemap.Scanner", shorten)
     with own_pagemap(scan=scan) as pagemap, region() as (data, mapping):

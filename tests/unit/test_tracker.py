@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -63,7 +64,8 @@ def test_what_the_kernel_has_is_found_by_trying(
 
         return plant
 
-    monkeypatch.setattr(choosing, "_BEST_FIRST", {name: planter(name) for name in TRACKERS})
+    kinds = {name: SimpleNamespace(plant=planter(name)) for name in TRACKERS}
+    monkeypatch.setattr(choosing, "_BEST_FIRST", kinds)
     nobody = cast("Any", None)
     if choice in lacks:
         with pytest.raises(KernelLacks, match=f"the tracker {choice} needs"):

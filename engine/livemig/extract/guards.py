@@ -6,19 +6,17 @@ bit of guards (SWP_PTE_MARKER and PTE_MARKER_GUARD in the kernel's include/linux
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from livemig.intervals import Span, merged
-from livemig.system.memory import PAGE_SIZE
+from livemig.system.entries import PRESENT, SWAPPED, chosen_spans, read_entries, read_entry
 from livemig.system.uffd import PAGE_IS_SWAPPED, Scanner
 
-_ENTRIES = 65536
-_IS_MARKER = np.uint64(1 << 63 | 1 << 62 | 0x1F)  # present, swapped, the swap area's number
-_MARKER = np.uint64(1 << 62 | 0x1F)
+_AREA = np.uint64(0x1F)
+_IS_MARKER, _MARKER = PRESENT | SWAPPED | _AREA, SWAPPED | _AREA
 _GUARD = np.uint64(4 << 5)
 
 
@@ -29,7 +27,8 @@ def find_guards(pagemap: int, spans: Iterable[Span]) -> list[Span]:
     for span in spans:
         try:
             for region in scanner.scan(*span, any_of=PAGE_IS_SWAPPED, returned=PAGE_IS_SWAPPED):
-                found += _read(pagemap, (region.start, region.end))
+                for first, entries in read_entries(pagemap, (region.start, region.end)):
+                    found += chosen_spans(first, guards(entries))
         except OSError:
             return []
     return merged(found)
@@ -37,23 +36,9 @@ def find_guards(pagemap: int, spans: Iterable[Span]) -> list[Span]:
 
 def is_guarded(pagemap: int, address: int) -> bool:
     """Tell whether the page at ``address`` is a guard page."""
-    return bool(_read(pagemap, (address, address + PAGE_SIZE)))
+    return bool(guards(np.uint64(read_entry(pagemap, address))))
 
 
-def guards(entries: NDArray[np.uint64]) -> NDArray[np.bool_]:
+def guards(entries: Any) -> Any:
     """Tell which entries of /proc/PID/pagemap are those of guard pages."""
-    found: NDArray[np.bool_] = (entries & _IS_MARKER == _MARKER) & (entries & _GUARD != 0)
-    return found
-
-
-def _read(pagemap: int, span: Span) -> list[Span]:
-    found: list[Span] = []
-    first, last = span[0] // PAGE_SIZE, span[1] // PAGE_SIZE
-    for start in range(first, last, _ENTRIES):
-        size = min(_ENTRIES, last - start) * 8
-        entries = np.frombuffer(os.pread(pagemap, size, start * 8), np.uint64)
-        found += [
-            ((start + int(page)) * PAGE_SIZE, (start + int(page) + 1) * PAGE_SIZE)
-            for page in np.flatnonzero(guards(entries))
-        ]
-    return found
+    return (entries & _IS_MARKER == _MARKER) & (entries & _GUARD != 0)

@@ -6,23 +6,18 @@ That is no state that a program could rely on, but it is what its speed and its 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterable, Sequence
 
 from livemig.intervals import Span, merged
 from livemig.model import Kind, Mapping, Residence
+from livemig.system.entries import FILE, FRAME, PRESENT, chosen_spans, read_entries, read_entry
 from livemig.system.memory import PAGE_SIZE
 
 HUGE_SIZE = 2 << 20
-_PRESENT, _FILE = np.uint64(1 << 63), np.uint64(1 << 61)
-_PFN = (1 << 55) - 1
 _THP, _ZERO_PAGE = (
     1 << 22,
     1 << 24,
 )  # KPF_THP and KPF_ZERO_PAGE of /proc/kpageflags (Documentation/admin-guide/mm/pagemap.rst)
-_ENTRIES = 65536
 
 
 def read_residence(pagemap: int, mappings: Sequence[Mapping], huge: Iterable[Span]) -> Residence:
@@ -31,23 +26,11 @@ def read_residence(pagemap: int, mappings: Sequence[Mapping], huge: Iterable[Spa
     return Residence(tuple(_huge_pages(pagemap, huge)), tuple(_file_pages(pagemap, files)))
 
 
-def _entries(pagemap: int, span: Span) -> Iterator[tuple[int, NDArray[np.uint64]]]:
-    first, last = span[0] // PAGE_SIZE, span[1] // PAGE_SIZE
-    for start in range(first, last, _ENTRIES):
-        size = min(_ENTRIES, last - start) * 8
-        yield start * PAGE_SIZE, np.frombuffer(os.pread(pagemap, size, start * 8), np.uint64)
-
-
 def _file_pages(pagemap: int, spans: Iterable[Span]) -> list[Span]:
     found: list[Span] = []
     for span in spans:
-        for start, entries in _entries(pagemap, span):
-            shown = entries & (_PRESENT | _FILE) == _PRESENT | _FILE
-            edges = np.flatnonzero(np.diff(np.concatenate(([False], shown, [False]))))
-            found += [
-                (start + int(a) * PAGE_SIZE, start + int(b) * PAGE_SIZE)
-                for a, b in zip(edges[::2], edges[1::2], strict=True)
-            ]
+        for first, entries in read_entries(pagemap, span):
+            found += chosen_spans(first, entries & (PRESENT | FILE) == PRESENT | FILE)
     return merged(found)
 
 
@@ -73,9 +56,9 @@ def _huge_pages(pagemap: int, areas: Iterable[Span]) -> list[Span]:
 
 def _is_huge(pagemap: int, flags: int, address: int) -> bool:
     """Tell whether a huge page lies at ``address``; the huge zero page is no memory of its own."""
-    entry = int.from_bytes(os.pread(pagemap, 8, address // PAGE_SIZE * 8), "little")
-    frame = entry & _PFN
-    if not entry >> 63 or frame % (HUGE_SIZE // PAGE_SIZE):
+    entry = read_entry(pagemap, address)
+    frame = entry & int(FRAME)
+    if not entry & int(PRESENT) or frame % (HUGE_SIZE // PAGE_SIZE):
         return False
     found = int.from_bytes(os.pread(flags, 8, frame * 8), "little")
     return bool(found & _THP) and not found & _ZERO_PAGE

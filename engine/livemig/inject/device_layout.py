@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from livemig.inject.held import Held
 from livemig.inject.layout import StubLayout, by_files, fresh_flags, opened_files, within_areas
-from livemig.layout import Change, free_hole, is_grown
+from livemig.layout import Change, free_hole, growth, is_grown
 from livemig.model import DEVICE, Kind, Mapping
 from livemig.relocation import Relocation
 from livemig.system import procfs
@@ -102,13 +102,13 @@ def _unmap(start: int, end: int) -> Operation:
 
 def _map(mapping: Mapping, descriptor: int | None = None) -> Operation:
     if is_grown(mapping):
-        last = mapping.start - PAGE_SIZE
+        last, size = growth(mapping)
         return Operation(
             Do.MOVE,
             addr=last,
             length=PAGE_SIZE,
             new_addr=last,
-            new_length=PAGE_SIZE + mapping.length,
+            new_length=size,
             what=f"grow memory at {mapping.start:#x} to {mapping.end:#x}",
         )
     return Operation(

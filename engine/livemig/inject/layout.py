@@ -11,7 +11,7 @@ from typing import TypeVar
 from livemig.inject.advice import add_advice
 from livemig.inject.droppable import MAP_DROPPABLE
 from livemig.inject.held import MAX_PASSED, Held
-from livemig.layout import Change, Flags, is_grown
+from livemig.layout import Change, Flags, growth, is_grown
 from livemig.model import STUB, Kind, Mapping
 from livemig.relocation import Relocation
 from livemig.stub.table import Table
@@ -124,7 +124,7 @@ def fresh_flags(mapped: Iterable[Mapping]) -> list[tuple[int, int, Flags, Flags]
 
 def _add_map(table: Table, mapping: Mapping, flags: int, descriptor: int) -> None:
     if is_grown(mapping):
-        last, size = mapping.start - PAGE_SIZE, PAGE_SIZE + mapping.length
+        last, size = growth(mapping)
         name = f"growing memory at {mapping.start:#x} to {mapping.end:#x}"
         table.call(name, NR_MREMAP, last, PAGE_SIZE, size, 0)
         return
