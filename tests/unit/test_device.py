@@ -1,9 +1,12 @@
-"""The device's numbers in Python are those of its header in C."""
+"""The device's numbers in Python are those of its header in C, and what it refuses is named."""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,31 @@ def test_the_numbers_are_those_of_the_header(tmp_path: Path) -> None:
     )
     assert operation.packed()[:-8].hex() == image[:-16]
     assert len(operation.packed()) * 2 == len(image)
+
+
+def test_the_step_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device does the first, and refuses the second."""
+    first = device.Operation(device.Do.UNMAP, addr=0x1000, length=0x1000)
+    moved = device.Operation(device.Do.MOVE, 0, 0x1000, 0x2000, 0x8000, 0x3000)
+    mapped = device.Operation(device.Do.MAP_FILE, 0, 0x1000, 0x1000, path="/bin/a")
+    monkeypatch.setattr(device, "PATH", os.devnull)
+    monkeypatch.setattr(device.Device, "_info", lambda _: (device.VERSION, device.MAX_OPS, 0))
+    monkeypatch.setattr("fcntl.ioctl", refuse_second)
+    with closing(device.Device()) as found:
+        for second, words in (
+            (moved, "move 0x1000-0x3000 to 0x8000-0xb000"),
+            (mapped, "map_file 0x1000-0x2000 /bin/a"),
+        ):
+            with pytest.raises(FileExistsError, match=f"{words}: File exists"):
+                found.run(0, [first, second])
+
+
+def refuse_second(_: int, __: int, batch: bytearray) -> None:
+    """Answer as the device does: one is done, and the result of the next says why not."""
+    pidfd, count, place, _, reserved = device._BATCH.unpack(batch)
+    size = device._OP.size
+    ctypes.memmove(place + 2 * size - 8, (-errno.EEXIST).to_bytes(8, "little", signed=True), 8)
+    batch[:] = device._BATCH.pack(pidfd, count, place, 1, reserved)
 
 
 def test_closing_it_twice_closes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

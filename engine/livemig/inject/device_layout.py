@@ -14,6 +14,7 @@ from livemig.system.device import Device, Do, Flag, Operation
 from livemig.system.memory import PAGE_SIZE
 
 _NEEDED = (Do.MOVE, Do.MAP, Do.MAP_FILE, Do.UNMAP)
+_GROWSDOWN, _NORESERVE = map(int, (Flag.GROWSDOWN, Flag.NORESERVE))  # put together faster
 
 
 class DeviceLayout:
@@ -51,12 +52,11 @@ class DeviceLayout:
         self._run(
             Operation(
                 Do.MOVE,
-                flags=Flag.REPLACE,
+                Flag.REPLACE,
                 addr=start,
                 length=end - start,
                 new_addr=to,
                 new_length=end - start,
-                what=f"move {start:#x}-{end:#x} to {to:#x}",
             )
             for start, end, to in within_areas(self._held.pid, moves)
         )
@@ -97,34 +97,27 @@ def _is_ours(mapping: Mapping) -> bool:
 
 
 def _unmap(start: int, end: int) -> Operation:
-    return Operation(Do.UNMAP, addr=start, length=end - start, what=f"unmap {start:#x}-{end:#x}")
+    return Operation(Do.UNMAP, addr=start, length=end - start)
 
 
 def _map(mapping: Mapping, descriptor: int | None = None) -> Operation:
     if is_grown(mapping):
         last, size = growth(mapping)
-        return Operation(
-            Do.MOVE,
-            addr=last,
-            length=PAGE_SIZE,
-            new_addr=last,
-            new_length=size,
-            what=f"grow memory at {mapping.start:#x} to {mapping.end:#x}",
-        )
+        return Operation(Do.MOVE, addr=last, length=PAGE_SIZE, new_addr=last, new_length=size)
     return Operation(
         Do.MAP if descriptor is None else Do.MAP_FILE,
-        addr=mapping.start,
-        length=mapping.length,
+        _map_flags(mapping),
+        mapping.start,
+        mapping.length,
         offset=0 if descriptor is None else mapping.offset,
         prot=mapping.prot,
         fd=descriptor or 0,
-        flags=_map_flags(mapping),
-        what=f"map {mapping.start:#x}-{mapping.end:#x} {mapping.path}",
+        path=mapping.path,
     )
 
 
-def _map_flags(mapping: Mapping) -> Flag:
-    flags = Flag.NORESERVE if "nr" in mapping.flags else Flag(0)
+def _map_flags(mapping: Mapping) -> int:
+    flags = _NORESERVE if "nr" in mapping.flags else 0
     if mapping.kind is Kind.STACK or "gd" in mapping.flags:
-        flags |= Flag.GROWSDOWN
+        flags |= _GROWSDOWN
     return flags

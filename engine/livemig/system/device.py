@@ -10,8 +10,8 @@ import fcntl
 import os
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import NamedTuple
 
 PATH = "/dev/livemig"
 VERSION = 1
@@ -42,14 +42,16 @@ class Flag(IntFlag):
     SHARED = 8
 
 
-@dataclass(frozen=True)
-class Operation:
+class Operation(NamedTuple):
     """One step: addresses, lengths and the offset in bytes, all of whole pages.
 
-    ``flags`` is a Flag; what a kind does not use stays zero. ``what`` names the step that fails.
+    ``flags`` are of Flag; what a kind does not use stays zero. ``path`` only names a mapped file to
+    who reads of a failure. There are thousands of them while an application stands still: hence
+    a tuple, in the order of ``struct livemig_op``, and no words before something fails.
     """
 
     kind: Do
+    flags: int = 0
     addr: int = 0
     length: int = 0
     new_addr: int = 0
@@ -57,23 +59,17 @@ class Operation:
     offset: int = 0
     prot: int = 0
     fd: int = 0
-    flags: int = 0
-    what: str = ""
+    path: str = ""
 
     def packed(self) -> bytes:
         """Return it as a ``struct livemig_op``."""
-        return _OP.pack(
-            self.kind,
-            self.flags,
-            self.addr,
-            self.length,
-            self.new_addr,
-            self.new_length,
-            self.offset,
-            self.prot,
-            self.fd,
-            0,
-        )
+        return _OP.pack(*self[:-1], 0)
+
+    def __str__(self) -> str:
+        words = f"{self.kind.name.lower()} {self.addr:#x}-{self.addr + self.length:#x}"
+        if self.new_length:
+            words += f" to {self.new_addr:#x}-{self.new_addr + self.new_length:#x}"
+        return f"{words} {self.path}".rstrip()
 
 
 class Device:
@@ -114,7 +110,7 @@ class Device:
         done = _BATCH.unpack(batch)[3]
         if done < len(operations):
             *_, result = _OP.unpack_from(table, done * _OP.size)
-            raise OSError(-result, f"{operations[done].what}: {os.strerror(-result)}")
+            raise OSError(-result, f"{operations[done]}: {os.strerror(-result)}")
 
     def close(self) -> None:
         """Close it; again is no error."""
