@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import termios
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -261,6 +262,12 @@ def put(pty: Pty, typed: Typed) -> bytes:
     for number in typed.signals:
         ttys.signal_foreground(pty.master, number)
     return strokes.left
+
+
+def put_again(pty: Pty, typed: Typed) -> bytes:
+    """Do as ``put``, where somebody who was killed may have done so: it is there once, after that."""
+    termios.tcflush(pty.slave, termios.TCIFLUSH)
+    return put(pty, typed)
 
 
 def put_back(pty: Pty, typed: Typed, settings: Settings) -> bytes:

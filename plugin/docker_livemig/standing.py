@@ -226,7 +226,7 @@ class Standing:
         if not pid or (pty := terminal.find(pid)) is None:
             raise ProtocolError("what was typed came for a container without a terminal")
         with closing(pty):
-            self._late = typed.put(pty, found)
+            self._late = typed.put_again(pty, found)
 
     def _address_note(self) -> list[str]:
         before = copies.spec_of(self._journal).address

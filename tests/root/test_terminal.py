@@ -13,6 +13,7 @@ import pytest
 
 from livemig import terminal, typed
 from livemig.errors import NotCarried
+from livemig.model import Typed
 from livemig.stub import hold_path
 from livemig.system import handles, procfs, ttys
 from tests.root.loopback import Move
@@ -109,6 +110,42 @@ def test_a_quote_waits_for_its_character(program: Program, begin: Begin) -> None
     app.type(CTRL_C)
     app.type(b"\n")
     said(app, b"[a\\03\\0a]")
+
+
+@pytest.mark.parametrize(
+    ("keys", "rest", "shown"),
+    [
+        (b"one\ntwo\nhal", b"f\n", (b"[one\\0a]", b"[two\\0a]", b"[half\\0a]")),
+        (b"a" + CTRL_V, CTRL_C + b"\n", (b"[a\\03\\0a]",)),
+        (b"end" + CTRL_D, b"\n", (b"[end]", b"[\\0a]")),
+    ],
+)
+def test_what_two_peers_put_in_is_there_once(
+    program: Program,
+    begin: Begin,
+    monkeypatch: pytest.MonkeyPatch,
+    keys: bytes,
+    rest: bytes,
+    shown: tuple[bytes, ...],
+) -> None:
+    """The first was killed before it could say that it had."""
+    app = program()
+    moving = begin(app)
+
+    def put_twice(found: Typed) -> None:
+        pty = terminal.find(moving.target.pid)
+        assert pty is not None
+        with closing(pty):
+            typed.put(pty, found)
+            assert typed.put_again(pty, found) == b""
+
+    monkeypatch.setattr(moving.incoming, "put_typed", put_twice)
+    moving.freeze()
+    app.type(keys)
+    target = moved(moving)
+    target.type(rest)
+    said(target, *shown)
+    assert target.wait_for_nothing() == b""
 
 
 def test_another_end_of_line(program: Program, begin: Begin) -> None:
