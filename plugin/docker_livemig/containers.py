@@ -181,7 +181,8 @@ def remove_source(
             ) from error
     if keep:
         with translating(f"renaming {spec.name}", TransferError):
-            api.rename(spec.id, new_name)
+            if api.inspect_container(spec.id)["Name"] != f"/{new_name}":  # as it may be by now
+                api.rename(spec.id, new_name)
     else:
         _remove(api, spec.id, volumes=False)
 

@@ -289,6 +289,7 @@ def test_the_source_stays_stopped_under_another_name(pair: Pair, recorder_image:
     spec = run(a, recorder_image, "-i")
     inside(a, kill, spec.pid)
     inside(a, remove_source, spec, keep=True)
+    inside(a, remove_source, spec, keep=True)  # by who recovers from a death in between
     kept = inspect(a, "recorder-livemig-0123456789ab")
     assert str(kept["Id"]) == spec.id
     assert kept["State"]["Status"] == "exited"
