@@ -169,6 +169,11 @@ class Link:
             self._arrived.notify_all()
             self._drained.notify_all()
 
+    def forget_interrupt(self) -> None:
+        """Let an interruption that nobody has heard of pass without effect."""
+        with self._lock:
+            self._interrupted = None
+
     def fail(self, error: LivemigError) -> None:
         """Let the link die for ``error``: whoever waits in ``send`` or ``receive`` gets it."""
         with self._lock:

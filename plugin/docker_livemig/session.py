@@ -98,13 +98,13 @@ class Session:
         """Tell the target to undo everything and wait until it has.
 
         ``held`` says that it may be waiting for our word: then the connection is made anew where it
-        is lost. Raises what kept the word from getting there.
+        is lost, or where the target broke off itself. Raises what kept the word from getting there.
         """
         try:
             self._abort(patience)
-        except TransferError:
+        except LivemigError:
             if not held:
-                return  # a target that has lost us cleans itself
+                return  # a target that has lost us, or that broke off itself, cleans itself
             self.resume(patience, lambda status: self._abort_ready(status, patience))
 
     def _abort_ready(self, status: Status, patience: float) -> None:
@@ -116,15 +116,11 @@ class Session:
 
     def _abort(self, patience: float) -> None:
         deadline = time.monotonic() + patience
-        try:
-            self.send(FrameType.ABORT, {"message": "the source gave the move up"})
-            while time.monotonic() < deadline:
-                if self.link.receive(patience).type is FrameType.ABORTED:
-                    return
-        except TransferError:
-            raise
-        except LivemigError:
-            return  # it broke off for a reason of its own: it has undone everything, or will
+        self.send(FrameType.ABORT, {"message": "the source gave the move up"})
+        while time.monotonic() < deadline:
+            if self.link.receive(patience).type is FrameType.ABORTED:
+                return
+        raise StepTimeout(f"{self.hello.host} did not undo the move within {patience:g} s")
 
     def close(self) -> None:
         """Close the connection."""

@@ -84,6 +84,8 @@ class ClientWatch:
     def detach(self) -> None:
         """Let a cancellation pass without effect: the move is being undone already."""
         with self._lock:
+            if self._link is not None:
+                self._link.forget_interrupt()
             self._link = None
 
     def commit(self) -> None:

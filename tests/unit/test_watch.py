@@ -14,6 +14,7 @@ from docker_livemig import watch as module
 from docker_livemig.steps import ANSWER, LIMITS, SourcePhase
 from docker_livemig.watch import ClientWatch
 from livemig.errors import Cancelled, LivemigError, StepTimeout
+from livemig.frames import FrameType
 from livemig.link import Link
 from livemig.stub.runner import RUN_LIMIT
 from tests.unit.leftovers import nothing_left
@@ -90,4 +91,16 @@ def test_what_is_committed_is_not_cancelled(both: Both, monkeypatch: pytest.Monk
     watch.enter(SourcePhase.COMMIT)
     watch.commit()
     assert both.target.poll(0.5) is None
+    watch.end()
+
+
+def test_a_cancellation_that_nobody_heard_of_is_forgotten_with_the_move(both: Both) -> None:
+    """It comes between the last answer and the commit: the word to undo must not die of it."""
+    watch = ClientWatch(both.client)
+    watch.attach(both.target)
+    watch.interrupt(Cancelled("enough"))
+    with pytest.raises(Cancelled):
+        watch.commit()
+    watch.detach()
+    both.target.send(FrameType.ABORT)
     watch.end()
