@@ -5,7 +5,6 @@ All that is needed is in the journal and in Docker, so any peer of this host can
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 from contextlib import suppress
@@ -16,9 +15,9 @@ import psutil
 from docker.errors import NotFound
 
 import docker
-from docker_livemig import containers, hold, images, restarts
+from docker_livemig import containers, engine_api, hold, images, restarts
 from docker_livemig.containers import ContainerSpec
-from docker_livemig.engine_api import DEFAULT_SOCKET, RUNTIME, translating
+from docker_livemig.engine_api import RUNTIME, translating
 from docker_livemig.images import Loaded
 from docker_livemig.journal import Journal
 from docker_livemig.steps import TargetState
@@ -178,8 +177,7 @@ def _made_by(api: docker.APIClient, journal: Journal) -> str:
 
 def engine_started() -> float:
     """Return when this host's dockerd was started, in seconds since the epoch; 0 if unknown."""
-    address = os.environ.get("DOCKER_HOST", "")
-    path = (address if address.startswith(_PREFIX) else DEFAULT_SOCKET).removeprefix(_PREFIX)
+    path = engine_api.address().removeprefix(_PREFIX)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
         size = struct.calcsize("3i")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import requests
+import urllib3
 from docker.errors import APIError, DockerException, NotFound
 
 import docker
@@ -33,22 +34,44 @@ _NAME_IN_USE = re.compile(r'container name "/?([^"]+)" is already in use', re.IG
 _PORT_IN_USE = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
 
 
-def connect(timeout: int = TIMEOUT) -> docker.APIClient:
-    """Return a connection to the engine of this host; NoDocker when none answers.
+# docker-py lets through what the connection below it raises while an answer is read.
+_FAILURES = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError)
+
+
+def address() -> str:
+    """Return where the engine of this host listens.
 
     DOCKER_HOST is followed when it names a Unix socket, and only then: the container's processes
     must be on this machine.
     """
-    address = os.environ.get("DOCKER_HOST", "")
-    if not address.startswith("unix://"):
-        address = DEFAULT_SOCKET
+    named = os.environ.get("DOCKER_HOST", "")
+    return named if named.startswith("unix://") else DEFAULT_SOCKET
+
+
+def connect(timeout: int = TIMEOUT) -> docker.APIClient:
+    """Return a connection to the engine of this host; NoDocker when none answers."""
     try:
-        return docker.APIClient(base_url=address, version="auto", timeout=timeout)
-    except (DockerException, requests.RequestException) as error:
+        return docker.APIClient(base_url=address(), version="auto", timeout=timeout)
+    except _FAILURES as error:
         raise NoDocker(
-            f"no Docker engine answers at {address} on {os.uname().nodename}: {_reason(error)}",
+            f"no Docker engine answers at {address()} on {os.uname().nodename}: {_reason(error)}",
             hint="install Docker Engine there, or start it with `systemctl start docker`",
         ) from error
+
+
+@contextmanager
+def connected(to: str) -> Iterator[docker.APIClient]:
+    """Have the engine at ``to`` (empty: as it is) for this host's in the scope, and yield it."""
+    kept = os.environ.get("DOCKER_HOST")
+    if to:
+        os.environ["DOCKER_HOST"] = to
+    try:
+        yield connect()
+    finally:
+        if kept is not None:
+            os.environ["DOCKER_HOST"] = kept
+        elif to:
+            del os.environ["DOCKER_HOST"]
 
 
 @contextmanager
@@ -58,7 +81,7 @@ def translating(
     """Turn Docker's errors inside the block into ours; ``doing`` begins the message."""
     try:
         yield
-    except (DockerException, requests.RequestException) as error:
+    except _FAILURES as error:
         raise translate(error, doing, default, name=name) from error
 
 

@@ -132,6 +132,11 @@ class Journal:
         last = self.last()
         return last.state if last else ""
 
+    @property
+    def engine(self) -> str:
+        """Where the Docker engine listens that has the container, empty where it is not said."""
+        return str(self.details().get("engine", ""))
+
     def details(self) -> dict[str, Any]:
         """Return what all lines say together, the later ones over the earlier."""
         found: dict[str, Any] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import docker
@@ -16,7 +16,7 @@ from docker_livemig import copies, engine_api, far, hosts
 from docker_livemig.journal import Journal
 from docker_livemig.messages import Resume, Settle
 from docker_livemig.requests import MoveRequest, Outcome, Recover, Recovered
-from docker_livemig.settle import settle
+from docker_livemig.settle import await_status, settle
 from docker_livemig.standing import say_where, start_copy
 from docker_livemig.steps import SourceState, TargetState
 from docker_livemig.sweep import give_back, is_source, look_after_move
@@ -39,7 +39,6 @@ def recover(request: Recover, client: Link) -> None:
 
     An error of the only one is raised; of several it is the outcome.
     """
-    api = engine_api.connect()
     outcomes = []
     for journal in find(request.move_id):
         if not journal.take():
@@ -50,11 +49,12 @@ def recover(request: Recover, client: Link) -> None:
                 )
             continue
         try:
-            outcomes.append(_Case(api, journal, request).end())
-        except LivemigError as error:
+            with engine_api.connected(journal.engine) as api:
+                outcomes.append(_Case(api, journal, request).end())
+        except (LivemigError, OSError) as error:
             if request.move_id:
                 raise
-            outcomes.append(Outcome(journal.move_id, "", "in-doubt", error.message))
+            outcomes.append(Outcome(journal.move_id, "", "in-doubt", str(error)))
         finally:
             journal.leave()
     client.send(FrameType.RECOVERED, to_wire(Recovered(os.uname().nodename, tuple(outcomes))))
@@ -81,10 +81,10 @@ def decide_for_target(request: Settle, link: Link) -> None:
             hint="wait for it, or end that peer",
         )
     try:
-        api = engine_api.connect()
-        if journal.state:
-            look_after_move(api, journal)
-        settle(api, journal, link, request.force)
+        with engine_api.connected(journal.engine) as api:
+            if journal.state:
+                look_after_move(api, journal)
+            settle(api, journal, link, await_status(link, journal.move_id), request.force)
     finally:
         journal.leave()
 
@@ -127,12 +127,14 @@ class _Case:
         """Ask the target where it stands, and decide."""
         move = from_wire(MoveRequest, self.journal.details()["request"])
         places = [self.request.other, move.destination, move.host]
-        try:
-            with dialled(places, self.request, move.run_ssh_as) as other:
-                other.link.send(FrameType.RESUME, to_wire(Resume(self.journal.move_id)))
-                return settle(self.api, self.journal, other.link, self.request.force)
-        except HostError as error:
-            return self.source_alone(move.host, error)
+        with ExitStack() as close:
+            try:
+                other = close.enter_context(dialled(places, self.request, move.run_ssh_as))
+            except HostError as error:
+                return self.source_alone(move.host, error)
+            other.link.send(FrameType.RESUME, to_wire(Resume(self.journal.move_id)))
+            status = await_status(other.link, self.journal.move_id)
+            return settle(self.api, self.journal, other.link, status, self.request.force)
 
     def source_alone(self, host: str, error: HostError) -> Outcome:
         """Take the operator's word, where this host knows of nothing that is against it."""
@@ -161,13 +163,14 @@ class _Case:
         details = self.journal.details()
         source = str(details.get("source", ""))
         places = [self.request.other, source, str(details.get("address", ""))]
-        try:
-            with dialled(places, self.request) as other:
-                wish = Settle(self.journal.move_id, self.request.force)
-                other.link.send(FrameType.SETTLE, to_wire(wish))
-                say_where(self.api, self.journal, other.link)
-        except HostError as error:
-            return self.target_alone(source, error)
+        with ExitStack() as close:
+            try:
+                other = close.enter_context(dialled(places, self.request))
+            except HostError as error:
+                return self.target_alone(source, error)
+            wish = Settle(self.journal.move_id, self.request.force)
+            other.link.send(FrameType.SETTLE, to_wire(wish))
+            say_where(self.api, self.journal, other.link)
         if copies.look(self.api, str(details.get("container", ""))).lives:
             return self.outcome("runs-here", "completed: it runs here")
         return self.outcome("ended", "undone: nothing of it is left here")
@@ -207,7 +210,11 @@ class _Case:
 
 @contextmanager
 def dialled(places: list[str], request: Recover, user: str = "") -> Iterator[far.FarPeer]:
-    """Give a peer on the first of these places that can be reached; HostError where none can."""
+    """Give a peer on the first of these places that can be reached; HostError where none can.
+
+    What comes after that is no reason to go by the operator's word: the other host can be asked,
+    whether or not Docker answers, there or here.
+    """
     failure: HostError = HostUnreachable("no way to it is known", hint="name one by --other")
     for place in dict.fromkeys(filter(None, places)):
         try:

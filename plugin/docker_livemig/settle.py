@@ -54,15 +54,14 @@ def decide(source: str, lives: bool, target: str) -> Verdict:
     return Verdict.ABORT
 
 
-def settle(api: docker.APIClient, journal: Journal, link: Link, force: Force = "") -> Outcome:
-    """End the move over ``link``, on which the target is about to say STATUS.
+def settle(
+    api: docker.APIClient, journal: Journal, link: Link, status: Status, force: Force = ""
+) -> Outcome:
+    """End the move over ``link``, on which the target has said ``status``.
 
     The caller owns the journal. Raises InDoubt where both journals do not settle it and the
     operator has not either, Contradicted where his word is not theirs.
     """
-    status = from_wire(Status, _expect(link, FrameType.STATUS))
-    if status.state == "busy":
-        raise UnderWay(f"a peer on {link.name} is at work on the move {journal.move_id}")
     state = journal.state
     copy = copies.look(api, copies.spec_of(journal).id) if state else copies.Copy("gone")
     verdict = decide(state, copy.lives, status.state)
@@ -84,6 +83,14 @@ def settle(api: docker.APIClient, journal: Journal, link: Link, force: Force = "
             link.send(FrameType.COMMIT, to_wire(commitment))
             from_wire(Running, _expect(link, FrameType.RUNNING))
     return _complete(api, journal, link)
+
+
+def await_status(link: Link, move_id: str) -> Status:
+    """Return where the target says that a move stands; UnderWay where a peer there is at work."""
+    status = from_wire(Status, _expect(link, FrameType.STATUS))
+    if status.state == "busy":
+        raise UnderWay(f"a peer on {link.name} is at work on the move {move_id}")
+    return status
 
 
 @contextmanager

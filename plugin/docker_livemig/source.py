@@ -39,7 +39,7 @@ from docker_livemig.requests import MoveRequest, MoveSummary
 from docker_livemig.resolve import Resolved, refuse, resolve
 from docker_livemig.session import Session
 from docker_livemig.steps import SourcePhase, SourceState
-from docker_livemig.sweep import sweep
+from docker_livemig.sweep import refuse_handed_over, sweep
 from docker_livemig.watch import ClientWatch
 from livemig import vdso
 from livemig.errors import (
@@ -104,6 +104,7 @@ class Move:
             )
         with alone(self._spec), ExitStack() as close:
             self._close = close
+            refuse_handed_over(self._spec)
             self._meanwhile = Meanwhile(self._spec, self._since, self.watch.interrupt)
             close.callback(self._meanwhile.close)
             running = self._move()
@@ -151,6 +152,7 @@ class Move:
             host=self.request.host,
             request=to_wire(self.request),
             keep_source=self.request.keep_source,
+            engine=engine_api.address(),
         )
         self.watch.move_id = self.move_id
         self._told = True

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import docker
 from docker_livemig import copies, hold
+from docker_livemig.containers import ContainerSpec
+from docker_livemig.engine_api import connected
 from docker_livemig.journal import Journal
 from docker_livemig.standing import look_after
 from docker_livemig.steps import SourceState
-from livemig.errors import LivemigError
+from livemig.errors import InDoubt, LivemigError
 
 _SOURCE = frozenset(SourceState)
 
@@ -23,7 +25,8 @@ def sweep(api: docker.APIClient) -> list[str]:
         if not journal.take():
             continue
         try:
-            look_after_move(api, journal)
+            with connected(journal.engine) as its_own:
+                look_after_move(its_own, journal)
         except (LivemigError, OSError) as error:
             lines.append(f"the move {journal.move_id}, which is {journal.state}: {error}")
         finally:
@@ -32,6 +35,26 @@ def sweep(api: docker.APIClient) -> list[str]:
         if copies.look(api, container).status == "gone":
             hold.forget(container)
     return lines
+
+
+def refuse_handed_over(spec: ContainerSpec) -> None:
+    """Raise InDoubt where a move of this container has not ended by which it may run elsewhere.
+
+    Docker says of such a one that it runs: it is frozen, and it may be that it must not run again.
+    """
+    for journal in Journal.all():
+        if is_source(journal) and copies.spec_of(journal).id == spec.id and _is_open(journal):
+            raise InDoubt(
+                f"container {spec.name} is frozen here by the move {journal.move_id} to "
+                f"{journal.details()['host']}, which is {journal.state}",
+                hint=f"`docker livemig recover {journal.move_id}` ends it",
+            )
+
+
+def _is_open(journal: Journal) -> bool:
+    if journal.state == SourceState.RETURNED:
+        return not journal.details().get("settled")
+    return journal.state != SourceState.BEGUN
 
 
 def look_after_move(api: docker.APIClient, journal: Journal) -> None:

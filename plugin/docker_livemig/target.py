@@ -109,6 +109,7 @@ class Arrival:
             TargetState.ACCEPTED,
             spec=to_wire(self._spec),
             source=self._prepare.source,
+            engine=engine_api.address(),
             address=os.environ.get("SSH_CONNECTION", "").partition(" ")[0],
         )
         self._begun = True

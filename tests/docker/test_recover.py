@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,8 @@ from tests.typist import Typist
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(200)]
 
 NAME = "doubtful"
+SEEN = 1.0
+"""Seconds in which a peer sees that its command is gone; nothing tells from outside."""
 
 
 @pytest.fixture
@@ -63,11 +66,11 @@ def refused(host: Host, error: type[LivemigError], *words: str) -> str:
     return result.stderr
 
 
-def break_off(pair: Pair, point: str) -> None:
+def break_off(pair: Pair, point: str, *options: str) -> None:
     """Kill the command and both peers at a step."""
     stop = Stop(pair, point)
     try:
-        with Command(pair[0], NAME, pair[1].name) as command:
+        with Command(pair[0], *options, NAME, pair[1].name) as command:
             stop.await_stop()
             scene = Scene(pair, command)
             scene.kill_command()
@@ -145,6 +148,57 @@ def test_a_committed_move_is_completed_from_either_host(pair: Pair, side: str) -
         typist.wait_for(20)
         typist.verify()
         assert typist.host is target
+
+
+def test_what_was_handed_over_is_not_moved_again(pair: Pair) -> None:
+    """Docker says that it runs; it is frozen, and the copy of it there may run."""
+    source, target = pair
+    with Typist(pair, NAME, limit=200) as typist:
+        typist.wait_for(20)
+        break_off(pair, "source >committed")
+        target.run(["docker", "livemig", "recover", "--abort"], env=IMPATIENT, check=False)
+        for mode in ("live", "stop-and-copy"):
+            argv = ["docker", "livemig", "--mode", mode, NAME, target.name]
+            refusal = source.run(argv, check=False)
+            assert refusal.returncode == EXIT_CODES[InDoubt], refusal.stderr
+            assert journal(source) in refusal.stderr
+            assert status(source)[0]["copy"] == "frozen"
+        assert recover(source) == "runs-there"
+        typist.wait_for(20)
+        typist.verify()
+    assert status(source) == status(target) == []
+
+
+def test_a_source_that_is_kept_is_ended_twice(pair: Pair) -> None:
+    """The first time the target could not be told."""
+    source, target = pair
+    break_off(pair, "source >committed", "--keep-source")
+    with no_link(pair):
+        assert recover(source, "--commit") == "runs-there"
+    assert recover(source) == "runs-there"
+    kept = source.run(["docker", "ps", "-a", "--format", "{{.Names}} {{.State}}"]).stdout.split()
+    assert (kept[0].startswith(f"{NAME}-livemig-"), kept[1:]) == (True, ["exited"])
+    source.run(["docker", "rm", kept[0]])
+    assert running(pair) == [target.name]
+    assert status(source) == status(target) == []
+
+
+def test_a_command_that_ends_before_the_commit_leaves_nothing_there(pair: Pair) -> None:
+    """All is ready on the target; nobody recovers."""
+    source, target = pair
+    stop = Stop(pair, "source commit")
+    try:
+        with Command(source, NAME, target.name) as command:
+            stop.await_stop()
+            Scene(pair, command).kill_command()
+            time.sleep(SEEN)
+            stop.release()
+            command.end()
+    finally:
+        stop.close()
+    await_peers(pair)
+    assert running(pair) == [source.name]
+    assert status(source) == status(target) == []
 
 
 def test_the_operator_decides_where_the_other_host_cannot_be_asked(pair: Pair) -> None:

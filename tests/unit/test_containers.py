@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import requests
+import urllib3
 from docker.errors import APIError, NotFound
 
 from docker_livemig import engine_api
@@ -190,6 +191,7 @@ def answer(reason: str, status: int = 500) -> APIError:
         ),
         (answer("something else"), CreateFailed, "^starting x: something else"),
         (requests.ConnectionError("refused"), NoDocker, "does not answer: refused"),
+        (urllib3.exceptions.ProtocolError("broken"), NoDocker, "does not answer: broken"),
     ],
 )
 def test_dockers_errors_in_our_words(error: Exception, kind: type[LivemigError], said: str) -> None:

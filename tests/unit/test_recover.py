@@ -1,0 +1,193 @@
+"""Recovering where something fails meanwhile: the operator's word counts only if nobody can say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from docker_livemig import recover as recovering
+from docker_livemig.copies import Copy
+from docker_livemig.engine_api import DEFAULT_SOCKET, address, connected
+from docker_livemig.journal import Journal
+from docker_livemig.messages import Status
+from docker_livemig.recover import recover
+from docker_livemig.requests import MoveRequest, Outcome, Recover, Recovered
+from docker_livemig.steps import SourceState, TargetState
+from docker_livemig.sweep import refuse_handed_over
+from livemig.errors import Contradicted, HostUnreachable, InDoubt, NoDocker
+from livemig.frames import FrameType
+from livemig.wire import from_wire, to_wire
+from tests.unit.test_containers import SPEC
+
+
+class Other:
+    """The target's peer, which says where its copy stands."""
+
+    def __init__(self, state: str) -> None:
+        self._status = Status(state, "c" * 64)
+        self.link = self
+        self.name = "peer on there"
+
+    def send(self, *_: Any) -> None:
+        pass
+
+    def poll(self, _: float) -> Any:
+        return SimpleNamespace(type=FrameType.STATUS, body=to_wire(self._status))
+
+
+class Client:
+    """The command, which hears how each move ended."""
+
+    def send(self, _: FrameType, body: Any) -> None:
+        self.outcomes = from_wire(Recovered, body).outcomes
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LIVEMIG_STATE_DIR", str(tmp_path))
+    monkeypatch.setattr("docker_livemig.engine_api.connect", SimpleNamespace)
+    return tmp_path
+
+
+def begin(move_id: str, state: SourceState, **details: Any) -> Journal:
+    journal = Journal(move_id)
+    request = to_wire(MoveRequest(SPEC.name, "there"))
+    known: dict[str, Any] = {"spec": to_wire(SPEC), "host": "there", "request": request}
+    journal.begin(SourceState.BEGUN, **known | details)
+    journal.append(state)
+    journal.leave()
+    return journal
+
+
+def reached(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    @contextmanager
+    def dialled(*_: Any) -> Iterator[Other]:
+        yield Other(state)
+
+    monkeypatch.setattr(recovering, "dialled", dialled)
+
+
+def test_a_docker_of_ours_that_is_away_is_no_target_that_cannot_be_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It runs there, as the target has said: the operator's word would make a second copy."""
+    journal = begin("m1", SourceState.COMMITTED)
+    reached(monkeypatch, "running")
+
+    def look(*_: Any) -> Copy:
+        raise NoDocker("Docker does not answer")
+
+    monkeypatch.setattr("docker_livemig.copies.look", look)
+    with pytest.raises(NoDocker):
+        recover(Recover("m1", force="abort"), cast("Any", Client()))
+    assert journal.state == SourceState.COMMITTED
+    monkeypatch.setattr("docker_livemig.copies.look", lambda *_: Copy("running", 1, frozen=True))
+    with pytest.raises(Contradicted):
+        recover(Recover("m1", force="abort"), cast("Any", Client()))
+
+
+def test_a_docker_of_the_sources_that_is_away_is_no_source_that_cannot_be_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    journal = Journal("m1")
+    journal.begin(TargetState.ACCEPTED, spec=to_wire(SPEC), source="there")
+    journal.append(TargetState.READY, container="c" * 64)
+    journal.leave()
+    reached(monkeypatch, "")
+    monkeypatch.setattr("docker_livemig.copies.look", lambda *_: Copy("paused", 1, frozen=True))
+
+    def say_where(*_: Any) -> None:
+        raise NoDocker("Docker on there does not answer")
+
+    monkeypatch.setattr(recovering, "say_where", say_where)
+    with pytest.raises(NoDocker):
+        recover(Recover("m1", force="commit"), cast("Any", Client()))
+    assert journal.state == TargetState.READY
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), NoDocker("away")])
+def test_what_stands_in_the_way_of_one_move_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    for move_id in ("m1", "m2"):
+        begin(move_id, SourceState.COMMITTED)
+
+    class Case:
+        def __init__(self, _: object, journal: Journal, __: Recover) -> None:
+            self._id = journal.move_id
+
+        def end(self) -> Outcome:
+            if self._id == "m1":
+                raise failure
+            return Outcome(self._id, "", "runs-there", "")
+
+    monkeypatch.setattr(recovering, "_Case", Case)
+    client = Client()
+    recover(Recover(), cast("Any", client))
+    assert [(each.id, each.result) for each in client.outcomes] == [
+        ("m1", "in-doubt"),
+        ("m2", "runs-there"),
+    ]
+    assert str(failure) in client.outcomes[0].text
+
+
+def test_each_move_is_ended_with_the_engine_that_it_began_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin("m1", SourceState.COMMITTED, engine="unix:///run/second.sock")
+    begin("m2", SourceState.COMMITTED)
+    monkeypatch.setenv("DOCKER_HOST", "unix:///run/first.sock")
+    used = []
+
+    def dialled(*_: Any) -> Any:
+        used.append(address())
+        raise HostUnreachable("gone")
+
+    monkeypatch.setattr(recovering, "dialled", dialled)
+    recover(Recover(), cast("Any", Client()))
+    assert used == ["unix:///run/second.sock", "unix:///run/first.sock"]
+
+
+@pytest.mark.parametrize("before", [None, "unix:///run/first.sock", "ssh://elsewhere"])
+def test_another_engine_is_this_hosts_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    if before is None:
+        monkeypatch.delenv("DOCKER_HOST", raising=False)
+    else:
+        monkeypatch.setenv("DOCKER_HOST", before)
+    with connected("unix:///run/second.sock"):
+        assert address() == "unix:///run/second.sock"
+    assert os.environ.get("DOCKER_HOST") == before
+    assert address() == (before if before and before.startswith("unix:") else DEFAULT_SOCKET)
+
+
+@pytest.mark.parametrize(
+    ("state", "details", "refused"),
+    [
+        (SourceState.BEGUN, {}, False),
+        (SourceState.FREEZING, {}, True),
+        (SourceState.COMMITTED, {}, True),
+        (SourceState.RETURNED, {}, True),
+        (SourceState.RETURNED, {"settled": True}, False),
+    ],
+)
+def test_what_may_run_elsewhere_is_not_moved(
+    state: SourceState, details: dict[str, Any], refused: bool
+) -> None:
+    begin("m1", state, **details)
+    if refused:
+        with pytest.raises(InDoubt, match=f"move m1 to there, which is {state}") as caught:
+            refuse_handed_over(SPEC)
+        assert "recover m1" in caught.value.hint
+    else:
+        refuse_handed_over(SPEC)
+    begin("other", SourceState.COMMITTED, spec=to_wire(SPEC) | {"id": "f" * 64})
+    if not refused:
+        refuse_handed_over(SPEC)
