@@ -265,7 +265,7 @@ def put(pty: Pty, typed: Typed) -> bytes:
 
 
 def put_again(pty: Pty, typed: Typed) -> bytes:
-    """Do as ``put``, where somebody who was killed may have done so: it is there once, after that."""
+    """Do as ``put``, where somebody who was killed may have done so: it is there once."""
     termios.tcflush(pty.slave, termios.TCIFLUSH)
     return put(pty, typed)
 
