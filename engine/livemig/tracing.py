@@ -110,7 +110,9 @@ class Tracee:
         """Attach without stopping the thread; raises ProcessGone, or OSError (EPERM)."""
         try:
             ptrace.seize(self.tid, self._options)
-        except ProcessLookupError as error:
+        except (ProcessLookupError, PermissionError) as error:
+            if isinstance(error, PermissionError) and _has_memory(self.tid):
+                raise
             raise ProcessGone(f"process {self.tid} is gone") from error
 
     def stop(self) -> Registers:

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from livemig.errors import KernelLacks
 from livemig.frames import FrameType
 from livemig.model import TrackerChoice
 from livemig.outgoing import Outgoing
 from livemig.system import listener, uffd
 from livemig.system.priority import background, foreground
 from livemig.system.procfs import descriptors, read_area_details
-from livemig.tracker import moves
+from livemig.tracker import check_tracker, moves
 from tests import pace
+from tests.conftest import required
 from tests.root.apps import App
 from tests.root.conftest import Start
 from tests.root.forked import Forked, Say
@@ -47,6 +49,19 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
 __all__ = ["mapper"]
 
 TOLD: TrackerChoice = "write-protect"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _the_kernel_tells() -> None:
+    """Skip all where the kernel lacks the tracker, unless it is required."""
+    try:
+        check_tracker(TOLD)
+    except KernelLacks as error:
+        if TOLD in required():
+            raise
+        pytest.skip(error.message)
+
+
 OLD, NEW = ARENA + HUGE, ARENA + 8 * HUGE
 MANY = 700  # pages: more than two frames of them
 MOMENT = pace.limit(1.0)  # seconds; this machine may be at work on something else for some of it
@@ -329,7 +344,6 @@ def test_who_moves_memory_without_pause_is_not_kept_waiting(restless: App, move:
     assert ask(app)[1] >= before
 
 
-@pytest.mark.parametrize("version", [1, 2])
 def test_it_is_frozen_and_let_go_again_and_again(
     start: Start, programs: Path, move: Mover, version: int
 ) -> None:

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #define ROOM (64 << 10)
-#define SPARE 2048 /* what the alternate stack has beside the kernel's own frame */
+#define SPARE 3072 /* what the alternate stack has beside the kernel's own frame */
 
 struct kernel_action {
 	void *handler;

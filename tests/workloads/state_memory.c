@@ -319,6 +319,8 @@ static void late_guard(void)
 {
 	area = map(MAP_PRIVATE, SIZE);
 	mark(area, PAGES);
+	if (madvise(map(MAP_PRIVATE, PAGE), PAGE, GUARD_INSTALL))
+		lacks(); /* before it is too late */
 }
 
 static int late_guard_now(void)
