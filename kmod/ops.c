@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <linux/fs.h>
+#include <linux/hugetlb.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/string.h>
 #include <linux/syscalls.h>
 
@@ -57,19 +59,20 @@ static bool of_vdso(struct vm_area_struct *vma)
 }
 
 /*
- * Whether [start, start + length) can be moved. mremap would find that too, but only after it has
- * unmapped what is in its way.
+ * Whether memory can be moved as an operation says. mremap would find that too, but only after it
+ * has unmapped what is in its way; and it would round lengths up to whole huge pages.
  */
-static int movable(unsigned long start, unsigned long length)
+static int movable(const struct livemig_op *op)
 {
+	unsigned long all = op->addr | op->length | op->new_addr | op->new_length;
 	struct vm_area_struct *vma;
 	int error = 0;
 
 	mmap_read_lock(current->mm);
-	vma = find_vma(current->mm, start);
-	if (!vma || start < vma->vm_start || start + length > vma->vm_end)
+	vma = find_vma(current->mm, op->addr);
+	if (!vma || op->addr < vma->vm_start || op->addr + op->length > vma->vm_end)
 		error = -EFAULT;
-	else if (of_vdso(vma))
+	else if (of_vdso(vma) || !IS_ALIGNED(all, vma_kernel_pagesize(vma)))
 		error = -EINVAL;
 	mmap_read_unlock(current->mm);
 	return error;
@@ -124,7 +127,7 @@ static long move(const struct livemig_op *op)
 		return -EINVAL;
 	if (!valid(op->addr, op->length) || !valid(op->new_addr, op->new_length))
 		return -EINVAL;
-	error = movable(op->addr, op->length);
+	error = movable(op);
 	if (error)
 		return error;
 	if (op->addr == op->new_addr)
@@ -141,6 +144,8 @@ static long move_parts(const struct vdso *vdso, unsigned long distance)
 	unsigned int i;
 	long result;
 
+	/* Not to be broken off, nor the way back: nothing here waits for anybody. */
+	disallow_signal(SIGKILL);
 	for (i = 0; i < vdso->count; i++) {
 		const struct span *part = &vdso->part[i];
 
@@ -148,7 +153,8 @@ static long move_parts(const struct vdso *vdso, unsigned long distance)
 		if (result < 0)
 			goto back;
 	}
-	return vdso->part[0].start + distance;
+	result = vdso->part[0].start + distance;
+	goto out;
 back:
 	/* A vDSO that is apart from its data crashes who calls it. */
 	while (i--) {
@@ -156,6 +162,8 @@ back:
 
 		remap(part->start + distance, part->length, part->start, part->length);
 	}
+out:
+	allow_kernel_signal(SIGKILL);
 	return result;
 }
 

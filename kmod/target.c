@@ -7,6 +7,10 @@
 
 #include "target.h"
 
+/*
+ * Modules cannot take tasklist_lock. So a caller that is the parent of what another one traces may
+ * pass for its tracer, in the instant in which that one lets it go; it could attach in the next.
+ */
 static bool held_by_caller(struct task_struct *thread)
 {
 	if (READ_ONCE(thread->exit_state))
@@ -48,6 +52,9 @@ static int check(const struct livemig_target *target)
 		return -EOPNOTSUPP;
 	if (!all_held_by_caller(target->task))
 		return -EPERM;
+	/* It may have executed a program since we looked. It is held by now, so that it cannot. */
+	if (READ_ONCE(target->task->mm) != target->mm)
+		return -ESRCH;
 	if (shared(target->mm, target->task))
 		return -EBUSY;
 	return 0;

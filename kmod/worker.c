@@ -55,6 +55,8 @@ static int worker(void *data)
 	struct work *work = data;
 	const struct cred *own;
 
+	/* The caller's, by which it ends what an operation waits for. */
+	allow_kernel_signal(SIGKILL);
 	adopt_limits(work->target->task);
 	own = override_creds(work->cred);
 	group = get_mem_cgroup_from_mm(work->target->mm);
@@ -80,11 +82,20 @@ int livemig_work(const struct livemig_target *target, struct livemig_steps *step
 	};
 	struct task_struct *thread;
 
-	thread = kthread_run(worker, &work, "livemig/%d", task_pid_nr(current));
+	thread = kthread_create(worker, &work, "livemig/%d", task_pid_nr(current));
 	if (IS_ERR(thread))
 		return PTR_ERR(thread);
-	/* Not to be interrupted: the thread uses our stack, and the target must not run meanwhile.
+	get_task_struct(thread);
+	wake_up_process(thread);
+	/*
+	 * The thread uses our stack, and the target must not run meanwhile: so it ends before us.
+	 * But it may wait for somebody (who reads a userfaultfd, a file system in user space),
+	 * where the target itself could be killed.
 	 */
-	wait_for_completion(&work.done);
+	if (wait_for_completion_killable(&work.done)) {
+		send_sig(SIGKILL, thread, 1);
+		wait_for_completion(&work.done);
+	}
+	put_task_struct(thread);
 	return 0;
 }

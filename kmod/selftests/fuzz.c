@@ -24,6 +24,7 @@ struct arena {
 	int memory;
 	uint64_t random;
 	int64_t token[PAGES]; /* the first word of each page, or UNMAPPED */
+	unsigned int moved;
 };
 
 static uint64_t next(struct arena *arena)
@@ -82,7 +83,7 @@ static void spoil(struct arena *arena, struct livemig_op *op)
 }
 
 /* Never beyond the arena, where the subject has its own memory. */
-static struct livemig_op random_op(struct arena *arena)
+static struct livemig_op random_op(struct arena *arena, bool *spoiled)
 {
 	static const uint32_t kinds[] = { LIVEMIG_MOVE, LIVEMIG_MOVE, LIVEMIG_MAP, LIVEMIG_UNMAP };
 	struct livemig_op op = { .kind = kinds[below(arena, 4)], .addr = address(arena) };
@@ -100,7 +101,8 @@ static struct livemig_op random_op(struct arena *arena)
 	}
 	if (op.kind != LIVEMIG_UNMAP && below(arena, 2))
 		op.flags = LIVEMIG_REPLACE;
-	if (!below(arena, 10))
+	*spoiled = !below(arena, 10);
+	if (*spoiled)
 		spoil(arena, &op);
 	return op;
 }
@@ -121,6 +123,49 @@ static bool harmless(const struct livemig_op *op)
 		return false;
 	return inside(op->addr, op->length) &&
 	       (op->kind != LIVEMIG_MOVE || inside(op->new_addr, op->new_length));
+}
+
+static bool any_mapped(const struct arena *arena, uint64_t from, uint64_t count)
+{
+	uint64_t i;
+
+	for (i = from; i < from + count; i++) {
+		if (arena->token[i] != UNMAPPED)
+			return true;
+	}
+	return false;
+}
+
+static bool all_mapped(const struct arena *arena, uint64_t from, uint64_t count)
+{
+	uint64_t i;
+
+	for (i = from; i < from + count; i++) {
+		if (arena->token[i] == UNMAPPED)
+			return false;
+	}
+	return true;
+}
+
+/* Whether an operation would do what it must not: it lies within the arena. */
+static bool must_be_refused(const struct arena *arena, const struct livemig_op *op)
+{
+	uint64_t from = (op->addr - ARENA) / PAGE, to = (op->new_addr - ARENA) / PAGE;
+	uint64_t length = op->length / PAGE, new_length = op->new_length / PAGE;
+	bool replaces = op->flags & LIVEMIG_REPLACE;
+
+	if (op->kind == LIVEMIG_MAP)
+		return !replaces && any_mapped(arena, from, length);
+	if (op->kind != LIVEMIG_MOVE)
+		return false;
+	if (!all_mapped(arena, from, length))
+		return true;
+	if (from == to)
+		return replaces || (new_length > length &&
+				    any_mapped(arena, from + length, new_length - length));
+	if (from < to + new_length && to < from + length)
+		return true;
+	return !replaces && any_mapped(arena, to, new_length);
 }
 
 static void model(struct arena *arena, const struct livemig_op *op)
@@ -175,18 +220,24 @@ static void one_batch(struct arena *arena)
 {
 	struct livemig_op ops[MAX_OPS];
 	unsigned int i, done, count = 1 + (unsigned int)below(arena, MAX_OPS);
+	bool spoiled[MAX_OPS];
 
 	for (i = 0; i < count; i++) {
 		do {
-			ops[i] = random_op(arena);
+			ops[i] = random_op(arena, &spoiled[i]);
 		} while (!harmless(&ops[i]));
 	}
 	require(!run_batch(arena->subject.pidfd, ops, count, &done));
 	require(done <= count && (done == count || ops[done].result < 0));
 	for (i = 0; i < done; i++) {
-		require(ops[i].result >= 0);
+		require(ops[i].result >= 0 && !must_be_refused(arena, &ops[i]));
 		model(arena, &ops[i]);
+		arena->moved += ops[i].kind == LIVEMIG_MOVE;
 	}
+	/* Of memory that is to be moved the model does not know whether it is one mapping. */
+	if (done < count)
+		require(must_be_refused(arena, &ops[done]) || spoiled[done] ||
+			ops[done].kind == LIVEMIG_MOVE);
 	compare(arena);
 	write_tokens(arena);
 }
@@ -205,6 +256,7 @@ void fuzz(uint64_t seed, unsigned int batches)
 	subject_stop(&arena.subject);
 	for (i = 0; i < batches; i++)
 		one_batch(&arena);
+	require(arena.moved >= batches / 20, "only %u were moved", arena.moved);
 	subject_continue(&arena.subject);
 	subject_ask(&arena.subject, ORDER_STACK, 0, 0, 0);
 	subject_end(&arena.subject);

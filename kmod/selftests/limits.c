@@ -76,7 +76,7 @@ static void locked_memory(void)
 				    .addr = (uint64_t)own,
 				    .length = PAGE,
 				    .new_addr = FREE_PLACE(1),
-				    .new_length = 64 * MIB };
+				    .new_length = 4 * MIB }; /* less than our own limit */
 	set_limit(&subject, RLIMIT_MEMLOCK, MIB);
 	drop_ipc_lock();
 	subject_stop(&subject);
@@ -105,6 +105,28 @@ static long charged(void)
 	return value;
 }
 
+/* False with cgroup v1: the other guest has v2. */
+static bool start_in_group(struct subject *subject)
+{
+	char pid[16];
+
+	if (access("/sys/fs/cgroup/cgroup.controllers", F_OK))
+		return false;
+	write_to("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+	require(!mkdir(GROUP, 0755) || errno == EEXIST);
+	*subject = subject_start();
+	snprintf(pid, sizeof(pid), "%d", subject->pid);
+	write_to(GROUP "/cgroup.procs", pid);
+	return true;
+}
+
+static void end_in_group(struct subject *subject)
+{
+	subject_end(subject);
+	rmdir(GROUP);
+}
+
+/* Pages, which are charged to the owner of the memory. */
 static void memory_cgroup(void)
 {
 	char *own = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -114,27 +136,40 @@ static void memory_cgroup(void)
 				   .new_addr = FREE_PLACE(1),
 				   .new_length = 32 * MIB };
 	struct subject subject;
-	char pid[16];
 	long before;
 
-	if (access("/sys/fs/cgroup/cgroup.controllers", F_OK))
-		return; /* cgroup v1: the other guest has v2 */
-	write_to("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
-	require(!mkdir(GROUP, 0755) || errno == EEXIST);
-	subject = subject_start();
-	snprintf(pid, sizeof(pid), "%d", subject.pid);
-	write_to(GROUP "/cgroup.procs", pid);
+	if (!start_in_group(&subject))
+		return;
 	subject_ask(&subject, ORDER_LOCK, (uint64_t)own, PAGE, 0);
 	subject_stop(&subject);
 	before = charged();
 	require(run_one(&subject, grow) ==
 		(int64_t)FREE_PLACE(1)); /* locked: so it is filled at once */
 	require(charged() - before > (long)(30 * MIB), "%ld", charged() - before);
-	subject_end(&subject);
-	rmdir(GROUP);
+	end_in_group(&subject);
+}
+
+/* What the kernel keeps of each mapping, which is charged to who makes it. */
+static void kernel_memory(void)
+{
+	static struct livemig_op ops[LIVEMIG_MAX_OPS];
+	struct subject subject;
+	unsigned int i, done;
+	long before;
+
+	if (!start_in_group(&subject))
+		return;
+	for (i = 0; i < LIVEMIG_MAX_OPS; i++)
+		ops[i] = map_op(FREE_PLACE(1) + 2 * i * PAGE, PAGE);
+	subject_stop(&subject);
+	before = charged();
+	require(!run_batch(subject.pidfd, ops, LIVEMIG_MAX_OPS, &done) && done == LIVEMIG_MAX_OPS);
+	require(charged() - before > (long)MIB / 2, "%ld", charged() - before);
+	end_in_group(&subject);
 }
 
 const struct test limits[] = { { "address_space", address_space },
 			       { "locked_memory", locked_memory },
 			       { "memory_cgroup", memory_cgroup },
+			       { "kernel_memory", kernel_memory },
 			       { 0 } };

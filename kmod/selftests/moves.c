@@ -2,6 +2,7 @@
 /* Every kind of mapping, moved under a process that goes on using it. */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
@@ -228,6 +229,43 @@ static void replace(void)
 	subject_end(&subject);
 }
 
+static void write_number(const char *path, int number)
+{
+	FILE *file = fopen(path, "we");
+
+	require(file && fprintf(file, "%d", number) > 0 && !fclose(file), "%s", path);
+}
+
+/* The kernel moves them as a whole, whatever part of one it is asked to move. */
+static void hugetlb(void)
+{
+	const size_t size = 2UL << 20;
+	uint64_t to = FREE_PLACE(1);
+	struct subject subject;
+	struct livemig_op op;
+	char *place;
+
+	write_number("/proc/sys/vm/nr_hugepages", 4);
+	place = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB,
+		     -1, 0);
+	require(place != MAP_FAILED);
+	fill(place, LENGTH, 10);
+	subject = subject_start();
+	op = move_op((uint64_t)place, PAGE, to);
+	subject_stop(&subject);
+	require(run_one(&subject, op) == -EINVAL, "a part");
+	op = move_op((uint64_t)place, size, to);
+	op.new_length = PAGE;
+	require(run_one(&subject, op) == -EINVAL, "to a part");
+	op.new_length = size;
+	require(run_one(&subject, op) == (int64_t)to);
+	subject_continue(&subject);
+	subject_ask(&subject, ORDER_READ, to, LENGTH, 10);
+	subject_end(&subject);
+	munmap(place, size);
+	write_number("/proc/sys/vm/nr_hugepages", 0);
+}
+
 const struct test moves[] = { { "anonymous", anonymous },
 			      { "huge", huge },
 			      { "private_file", private_file },
@@ -240,4 +278,5 @@ const struct test moves[] = { { "anonymous", anonymous },
 			      { "grow_and_shrink", grow_and_shrink },
 			      { "map_and_unmap", map_and_unmap },
 			      { "replace", replace },
+			      { "hugetlb", hugetlb },
 			      { 0 } };

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -139,6 +140,93 @@ static void the_caller_dies(void)
 	subject_end(&subject);
 }
 
+/* Where it is to say which process is changed, by somebody who can then kill it. */
+static pid_t *common_pid(void)
+{
+	pid_t *pid = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	require(pid != MAP_FAILED);
+	return pid;
+}
+
+/* Unmap what the subject is to be told of by a userfaultfd, which it never listens to. */
+static _Noreturn void unmap_what_is_watched(pid_t *pid)
+{
+	char *own = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct livemig_op op = { .kind = LIVEMIG_UNMAP, .addr = (uint64_t)own, .length = PAGE };
+	struct subject subject = subject_start();
+
+	subject_ask(&subject, ORDER_WATCH, op.addr, op.length, 0);
+	subject_stop(&subject);
+	*pid = subject.pid;
+	_exit(run_one(&subject, op) != (int64_t)op.addr);
+}
+
+static char state_of(pid_t pid)
+{
+	char path[32], state = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	file = fopen(path, "re");
+	require(file && fscanf(file, "%*d (%*[^)]) %c", &state) == 1);
+	fclose(file);
+	return state;
+}
+
+/* Return once a process has waited in the kernel for half a second. */
+static void await_wait(pid_t pid)
+{
+	unsigned int i, waits = 0;
+
+	for (i = 0; waits < 500; i++) {
+		waits = state_of(pid) == 'D' ? waits + 1 : 0;
+		require(i < 20000, "it does not wait");
+		nap(1000);
+	}
+}
+
+static bool ends(pid_t pid, int *status)
+{
+	unsigned int i;
+
+	for (i = 0; i < 10000; i++) {
+		if (waitpid(pid, status, WNOHANG) == pid)
+			return true;
+		nap(1000);
+	}
+	return false;
+}
+
+/* An operation that waits for somebody ends with the caller, or with the target. */
+static int death_within(bool of_the_target)
+{
+	pid_t *subject = common_pid(), caller = (device(), fork());
+	int status = 0;
+	bool ended;
+
+	if (!caller)
+		unmap_what_is_watched(subject);
+	await_wait(caller);
+	kill(of_the_target ? *subject : caller, SIGKILL);
+	ended = ends(caller, &status);
+	kill(*subject, SIGKILL); /* or nothing would ever end them */
+	require(ended);
+	return status;
+}
+
+static void the_caller_dies_within(void)
+{
+	int status = death_within(false);
+
+	require(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
+static void the_target_dies_within(void)
+{
+	require(death_within(true) == 0);
+}
+
 static void not_unloaded_in_use(void)
 {
 	device();
@@ -148,5 +236,7 @@ static void not_unloaded_in_use(void)
 const struct test races[] = { { "two_callers", two_callers },
 			      { "the_target_dies", the_target_dies },
 			      { "the_caller_dies", the_caller_dies },
+			      { "the_caller_dies_within", the_caller_dies_within },
+			      { "the_target_dies_within", the_target_dies_within },
 			      { "not_unloaded_in_use", not_unloaded_in_use },
 			      { 0 } };

@@ -2,6 +2,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -154,6 +155,17 @@ static bool use_heap(void)
 	return good;
 }
 
+static bool watch(const struct message *message)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_EVENT_UNMAP };
+	struct uffdio_register area = { .range = { message->addr, message->length },
+					.mode = UFFDIO_REGISTER_MODE_MISSING };
+	int descriptor = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+
+	return descriptor >= 0 && !ioctl(descriptor, UFFDIO_API, &api) &&
+	       !ioctl(descriptor, UFFDIO_REGISTER, &area);
+}
+
 static bool obey(const struct message *message)
 {
 	switch (message->order) {
@@ -169,6 +181,8 @@ static bool obey(const struct message *message)
 		return use_heap();
 	case ORDER_LOCK:
 		return !mlock((void *)message->addr, message->length);
+	case ORDER_WATCH:
+		return watch(message);
 	}
 	return false;
 }

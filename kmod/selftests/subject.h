@@ -27,6 +27,7 @@ enum order {
 	ORDER_STACK, /* use much of the stack */
 	ORDER_HEAP,  /* allocate and free, growing the heap */
 	ORDER_LOCK,  /* mlock(2) */
+	ORDER_WATCH, /* ask to be told of its unmapping by a userfaultfd(2), and never listen */
 };
 
 /* Ends the process with a message that names the place. */

@@ -17,10 +17,12 @@
  * process itself.
  *
  * WHAT HAPPENS. Operations are carried out in order until the first one that fails, or until the
- * caller has got a fatal signal; none is undone. The ioctl then returns 0, with the number of those
- * that succeeded in done, and a result for each of them and for the one that failed (if any): the
- * address, or a negative errno. Any other return value means that nothing was done at all. The
- * memory may be used as soon as the ioctl has returned.
+ * caller has got a fatal signal, which ends what an operation waits for, too; none is undone. The
+ * ioctl then returns 0, with the number of those that succeeded in done, and a result for each of
+ * them and for the one that failed (if any): the address, or a negative errno. Any other return
+ * value means that nothing was done at all, unless another thread of the caller took away the
+ * memory that the results go to (EFAULT). The memory may be used as soon as the ioctl has returned;
+ * a file that nothing maps any more is closed some milliseconds later.
  */
 #ifndef _UAPI_LIVEMIG_H
 #define _UAPI_LIVEMIG_H
@@ -38,8 +40,9 @@ enum livemig_kind {
 	/*
 	 * mremap(2) of [addr, addr + length) to [new_addr, new_addr + new_length), which grows or
 	 * shrinks it where the lengths differ. The pages go along, whatever they are. Within one
-	 * mapping only (EFAULT). Not for the vDSO and its data (EINVAL): these move by
-	 * LIVEMIG_MOVE_VDSO.
+	 * mapping only (EFAULT). EINVAL: the two overlap (new_addr may be addr, without flags, to
+	 * grow or shrink in place); pages of hugetlbfs that are not whole; the vDSO and its data,
+	 * which move by LIVEMIG_MOVE_VDSO.
 	 */
 	LIVEMIG_MOVE = 1,
 	/* Move the vDSO with its data, in their order, so that the first begins at new_addr. */
@@ -52,7 +55,10 @@ enum livemig_kind {
 	LIVEMIG_UNMAP = 5,
 };
 
-/* Replace what a destination holds already; without it, EEXIST there. */
+/*
+ * Replace what a destination holds already; without it, EEXIST there. An operation that fails may
+ * have removed that, as mremap(2) and mmap(2) may.
+ */
 #define LIVEMIG_REPLACE (1U << 0)
 /* LIVEMIG_MAP: a stack, which grows downwards (MAP_GROWSDOWN). */
 #define LIVEMIG_GROWSDOWN (1U << 1)
@@ -99,7 +105,7 @@ struct livemig_info {
  *   E2BIG   more operations than LIVEMIG_MAX_OPS
  *   EINVAL  a reserved field that is not zero, no operations
  *   EBADF   pidfd is none
- *   ESRCH   the process has ended
+ *   ESRCH   the process, or its first thread, has ended
  *   EACCES  the caller may not attach to the process
  *   EPERM   the caller is not the tracer of all of its threads, or one of them runs
  *   EBUSY   another process has the same memory
