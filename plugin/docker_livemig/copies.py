@@ -134,7 +134,7 @@ def settle_in(api: docker.APIClient, journal: Journal) -> None:
         with suppress(FileNotFoundError):
             hold.unmount(copy.pid)
     hold.forget(container)
-    since = next((line.time for line in journal.read() if line.state == TargetState.HELD), 0.0)
+    since = journal.since(TargetState.HELD)
     _restore_policy(api, container, spec, copy, since)
     restarts.start_again(api, container, spec, since)
 

@@ -22,16 +22,21 @@ from docker_livemig import lock
 from livemig.errors import ProtocolError
 
 STATE_DIR = Path("/var/lib/livemig")
+_BEGINNING = 1.0
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line: the state that was reached, when (s since the epoch), and what goes with it."""
+    """One line: the state that was reached, when (s since the epoch), and what goes with it.
+
+    ``boot`` is the kernel's ID of the boot in which that was, empty where nobody has said.
+    """
 
     state: str
     time: float
     details: dict[str, Any] = field(default_factory=dict)
+    boot: str = ""
 
 
 def state_dir() -> Path:
@@ -98,7 +103,8 @@ class Journal:
 
     def append(self, state: str, /, **details: Any) -> None:
         """Add a line; when this returns, it outlives a crash of the host. Raises OSError."""
-        line = json.dumps({"state": state, "time": time.time(), "details": details}) + "\n"
+        entry = {"state": state, "time": time.time(), "boot": _boot(), "details": details}
+        line = json.dumps(entry) + "\n"
         self._create()
         new = not self.path.exists()
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -132,6 +138,17 @@ class Journal:
         last = self.last()
         return last.state if last else ""
 
+    def since(self, state: str) -> float:
+        """Return when a state was first reached, in s since the epoch; 0 where it was not.
+
+        That is the beginning of time where the host was booted since, whose clock may be another:
+        whatever runs now has begun later.
+        """
+        first = next((entry for entry in self.read() if entry.state == state), None)
+        if first is None:
+            return 0.0
+        return first.time if first.boot in ("", _boot()) else _BEGINNING
+
     @property
     def engine(self) -> str:
         """Where the Docker engine listens that has the container, empty where it is not said."""
@@ -160,10 +177,15 @@ class Journal:
             _sync_directory(self.directory.parent.parent)
 
 
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 def _parse(line: bytes) -> Entry | None:
     try:
         data = json.loads(line)
-        return Entry(str(data["state"]), float(data["time"]), dict(data["details"]))
+        details, boot = dict(data["details"]), str(data.get("boot", ""))
+        return Entry(str(data["state"]), float(data["time"]), details, boot)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 

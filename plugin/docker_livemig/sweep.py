@@ -91,6 +91,5 @@ def give_back(api: docker.APIClient, journal: Journal) -> None:
         return
     if journal.state != SourceState.RETURNED:
         journal.append(SourceState.RETURNED)
-    since = next((line.time for line in journal.read() if line.state == SourceState.FREEZING), 0.0)
-    copies.let_run(api, copies.spec_of(journal), since)
+    copies.let_run(api, copies.spec_of(journal), journal.since(SourceState.FREEZING))
     journal.append(SourceState.RETURNED, settled=True)

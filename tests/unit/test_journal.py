@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,22 @@ def test_append_and_read(tmp_path: Path) -> None:
     assert last is not None
     assert last.state == "committed"
     assert journal.directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_boot_makes_all_that_was_before_it_long_ago(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the clock of the host says by now: a Docker that runs was started after it."""
+    journal = Journal("m1", tmp_path)
+    before = time.time()
+    journal.append("held")
+    journal.append("held")
+    assert before <= journal.since("held") <= journal.read()[1].time
+    assert journal.since("ready") == 0.0
+    monkeypatch.setattr("docker_livemig.journal._boot", lambda: "another")
+    journal.append("ready")
+    assert 0.0 < journal.since("held") < 2.0
+    assert journal.since("ready") >= before
 
 
 def test_a_torn_line_is_dropped_and_the_next_one_is_whole(tmp_path: Path) -> None:
