@@ -6,7 +6,6 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 
-import docker
 from docker_livemig import copies, engine_api
 from docker_livemig.journal import Journal
 from docker_livemig.recover import dialled, find
@@ -45,7 +44,7 @@ def look(journal: Journal) -> MoveView | None:
         container=spec.name,
         container_id=container,
         state=last.state,
-        copy=_copy(container),
+        copy=_copy(journal, container),
         under_way=under_way,
         since=last.time,
         other=str(details["host"] if source else details["source"]),
@@ -56,12 +55,12 @@ def _named(move_id: str) -> list[Journal]:
     return [Journal(move_id)] if move_id else list(Journal.all())
 
 
-def _copy(container: str) -> str:
+def _copy(journal: Journal, container: str) -> str:
     if not container:
         return "gone"
     try:
-        api: docker.APIClient = engine_api.connect()
-        return copies.look(api, container).word
+        with engine_api.connected(journal.engine) as api:
+            return copies.look(api, container).word
     except NoDocker:
         return "unknown"
 
