@@ -250,6 +250,16 @@ def test_timers_keep_their_numbers_where_the_kernel_counts_them(
     assert app.ask("finish") == "ok"
 
 
+def test_signals_keep_their_order_where_a_timer_expires_late(
+    start: Start, programs: Path, move: Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt has it expire, which a busy machine may be late with."""
+    monkeypatch.setattr("livemig.inject.timers._AT_ONCE", 20_000_000)
+    app = move(begin(start, programs, "timers-expired")).run()
+    assert app.ask("check") == "ok"
+    assert app.ask("finish") == "ok"
+
+
 def test_a_process_bound_to_cpus_that_the_target_lacks_is_refused(
     start: Start, programs: Path, move: Mover
 ) -> None:

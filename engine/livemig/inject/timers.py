@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Sequence
 
 from livemig.errors import NotCarried, StateMismatch
@@ -10,6 +11,7 @@ from livemig.extract.timers import SIGEV_NONE
 from livemig.inject.held import Held
 from livemig.model import Process, Timer
 from livemig.stub import Table
+from livemig.system import ptrace
 from livemig.system.numbers import (
     NR_PRCTL,
     NR_RT_SIGTIMEDWAIT,
@@ -25,6 +27,8 @@ _BATCH = 300  # of calls with their buffers, a table
 _MOST = 100_000
 _BILLION = 1_000_000_000
 _PATIENCE = struct.pack("=qq", 0, 50_000_000)
+_AT_ONCE = 1  # ns
+_LIMIT, _PAUSE = 5.0, 0.0001
 
 
 def create_timers(held: Held, timers: Sequence[Timer]) -> None:
@@ -110,15 +114,39 @@ def queue_signals(
     Those of timers come from the timers, so that the kernel knows that they belong together.
     """
     timers: dict[int | None, Timer] = {timer.number: timer for timer in process.timers}
-    for first in range(0, len(pending), _BATCH):
-        table = held.stub.table()
-        for info in pending[first : first + _BATCH]:
-            number = int.from_bytes(info[:4], "little")
-            if (timer := timers.get(timer_of(info))) is not None:
-                _add_expired(table, timer)
-            else:
-                table.call(f"queueing signal {number}", call, *receiver, number, table.place(info))
+    last = {info[:4]: place for place, info in enumerate(pending)}
+    table = held.stub.table()
+    for place, info in enumerate(pending):
+        number = int.from_bytes(info[:4], "little")
+        timer = timers.get(timer_of(info))
+        if timer is None:
+            table.call(f"queueing signal {number}", call, *receiver, number, table.place(info))
+        else:
+            _add_expired(table, timer)
+        followed = timer is not None and place < last[info[:4]]
+        if followed or len(table) == _BATCH:
+            held.stub.run(table)
+            table = held.stub.table()
+        if timer is not None and followed:
+            _await_expiry(held, timer.number)
+    if len(table):
         held.stub.run(table)
+
+
+def _await_expiry(held: Held, number: int) -> None:
+    """Wait until the signal of a timer is queued, which an interrupt does, before the next one is.
+
+    Nothing tells of that but the queue.
+    """
+    deadline = time.monotonic() + _LIMIT
+    while not any(
+        timer_of(info) == number
+        for shared in (False, True)
+        for info in ptrace.pending_signals(held.pid, shared=shared)
+    ):
+        if time.monotonic() > deadline:
+            raise StateMismatch(f"process {held.pid}: timer {number} does not expire")
+        time.sleep(_PAUSE)
 
 
 def _add_overrun(table: Table, timer: Timer) -> None:
@@ -150,7 +178,7 @@ def _add_expired(table: Table, timer: Timer) -> None:
     if timer.interval and timer.expires > timer.interval:
         _add_set(table, timer, _ABSOLUTE, timer.expires - timer.interval)
     else:
-        _add_set(table, timer, 0, 1)
+        _add_set(table, timer, 0, _AT_ONCE)
 
 
 def _add_set(table: Table, timer: Timer, flags: int, value: int) -> None:
