@@ -125,26 +125,13 @@ static bool harmless(const struct livemig_op *op)
 	       (op->kind != LIVEMIG_MOVE || inside(op->new_addr, op->new_length));
 }
 
-static bool any_mapped(const struct arena *arena, uint64_t from, uint64_t count)
+static uint64_t mapped(const struct arena *arena, uint64_t from, uint64_t count)
 {
-	uint64_t i;
+	uint64_t i, found = 0;
 
-	for (i = from; i < from + count; i++) {
-		if (arena->token[i] != UNMAPPED)
-			return true;
-	}
-	return false;
-}
-
-static bool all_mapped(const struct arena *arena, uint64_t from, uint64_t count)
-{
-	uint64_t i;
-
-	for (i = from; i < from + count; i++) {
-		if (arena->token[i] == UNMAPPED)
-			return false;
-	}
-	return true;
+	for (i = from; i < from + count; i++)
+		found += arena->token[i] != UNMAPPED;
+	return found;
 }
 
 /* Whether an operation would do what it must not: it lies within the arena. */
@@ -155,17 +142,17 @@ static bool must_be_refused(const struct arena *arena, const struct livemig_op *
 	bool replaces = op->flags & LIVEMIG_REPLACE;
 
 	if (op->kind == LIVEMIG_MAP)
-		return !replaces && any_mapped(arena, from, length);
+		return !replaces && mapped(arena, from, length);
 	if (op->kind != LIVEMIG_MOVE)
 		return false;
-	if (!all_mapped(arena, from, length))
+	if (mapped(arena, from, length) < length)
 		return true;
 	if (from == to)
-		return replaces || (new_length > length &&
-				    any_mapped(arena, from + length, new_length - length));
+		return replaces ||
+		       (new_length > length && mapped(arena, from + length, new_length - length));
 	if (from < to + new_length && to < from + length)
 		return true;
-	return !replaces && any_mapped(arena, to, new_length);
+	return !replaces && mapped(arena, to, new_length);
 }
 
 static void model(struct arena *arena, const struct livemig_op *op)
