@@ -5,8 +5,6 @@ All that is needed is in the journal and in Docker, so any peer of this host can
 
 from __future__ import annotations
 
-import socket
-import struct
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +23,6 @@ from livemig.errors import TransferError
 from livemig.freezer import Freezer
 from livemig.system import procfs
 from livemig.wire import from_wire
-
-_PREFIX = "unix://"
 
 
 @dataclass(frozen=True)
@@ -177,12 +173,7 @@ def _made_by(api: docker.APIClient, journal: Journal) -> str:
 
 def engine_started() -> float:
     """Return when this host's dockerd was started, in seconds since the epoch; 0 if unknown."""
-    path = engine_api.address().removeprefix(_PREFIX)
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(path)
-        size = struct.calcsize("3i")
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    pid = struct.unpack("3i", credentials)[0]
+    pid = engine_api.listener()
     with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         if psutil.Process(pid).name() == "dockerd":
             return procfs.started(pid)

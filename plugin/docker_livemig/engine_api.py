@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,6 +36,8 @@ _NAME_IN_USE = re.compile(r'container name "/?([^"]+)" is already in use', re.IG
 _PORT_IN_USE = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
 
 
+_UCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
+
 # docker-py lets through what the connection below it raises while an answer is read.
 _FAILURES = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError)
 
@@ -46,6 +50,16 @@ def address() -> str:
     """
     named = os.environ.get("DOCKER_HOST", "")
     return named if named.startswith("unix://") else DEFAULT_SOCKET
+
+
+def listener(timeout: float | None = None) -> int:
+    """Return the process that listens there (SO_PEERCRED in unix(7)). Raises OSError."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(timeout)
+        connection.connect(address().removeprefix("unix://"))
+        peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    pid: int = _UCRED.unpack(peer)[0]
+    return pid
 
 
 def connect(timeout: int = TIMEOUT) -> docker.APIClient:

@@ -13,8 +13,6 @@ import os
 import re
 import shlex
 import signal
-import socket
-import struct
 import sys
 import tempfile
 import time
@@ -217,17 +215,10 @@ def _pid_of_file(path: Path) -> int:
 
 
 def _pid_of_peer(api: docker.APIClient) -> int:
-    """Return who listens on the engine's socket (SO_PEERCRED in unix(7))."""
-    address = os.environ.get("DOCKER_HOST", "") or engine_api.DEFAULT_SOCKET
     try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(api.timeout)
-            connection.connect(address.removeprefix("unix://"))
-            peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return engine_api.listener(api.timeout)
     except OSError:
         return 0
-    pid: int = struct.unpack("iII", peer)[0]
-    return pid
 
 
 def _command_name(pid: int) -> str:
