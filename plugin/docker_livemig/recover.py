@@ -7,8 +7,7 @@ decision. Where the other host cannot be asked, the operator's word counts.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import docker
@@ -127,11 +126,11 @@ class _Case:
         """Ask the target where it stands, and decide."""
         move = from_wire(MoveRequest, self.journal.details()["request"])
         places = [self.request.other, move.destination, move.host]
-        with ExitStack() as close:
-            try:
-                other = close.enter_context(dialled(places, self.request, move.run_ssh_as))
-            except HostError as error:
-                return self.source_alone(move.host, error)
+        try:
+            other = dial(places, self.request, move.run_ssh_as)
+        except HostError as error:
+            return self.source_alone(move.host, error)
+        with closing(other):
             other.link.send(FrameType.RESUME, to_wire(Resume(self.journal.move_id)))
             status = await_status(other.link, self.journal.move_id)
             return settle(self.api, self.journal, other.link, status, self.request.force)
@@ -163,11 +162,11 @@ class _Case:
         details = self.journal.details()
         source = str(details.get("source", ""))
         places = [self.request.other, source, str(details.get("address", ""))]
-        with ExitStack() as close:
-            try:
-                other = close.enter_context(dialled(places, self.request))
-            except HostError as error:
-                return self.target_alone(source, error)
+        try:
+            other = dial(places, self.request)
+        except HostError as error:
+            return self.target_alone(source, error)
+        with closing(other):
             wish = Settle(self.journal.move_id, self.request.force)
             other.link.send(FrameType.SETTLE, to_wire(wish))
             say_where(self.api, self.journal, other.link)
@@ -208,9 +207,8 @@ class _Case:
         return self.outcome("runs-here", f"it runs here; {again}")
 
 
-@contextmanager
-def dialled(places: list[str], request: Recover, user: str = "") -> Iterator[far.FarPeer]:
-    """Give a peer on the first of these places that can be reached; HostError where none can.
+def dial(places: list[str], request: Recover, user: str = "") -> far.FarPeer:
+    """Return a peer on the first of these places that can be reached; HostError where none can.
 
     What comes after that is no reason to go by the operator's word: the other host can be asked,
     whether or not Docker answers, there or here.
@@ -219,15 +217,9 @@ def dialled(places: list[str], request: Recover, user: str = "") -> Iterator[far
     for place in dict.fromkeys(filter(None, places)):
         try:
             to = hosts.resolve(place)
-            other = far.connect_ssh(
+            return far.connect_ssh(
                 to, role="peer", user=request.run_ssh_as or user, agent=request.ssh_agent
             )
         except HostError as error:
             failure = error
-            continue
-        try:
-            yield other
-        finally:
-            other.close()
-        return
     raise failure

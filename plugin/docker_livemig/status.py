@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 
 from docker_livemig import copies, engine_api
 from docker_livemig.journal import Journal
-from docker_livemig.recover import dialled, find
+from docker_livemig.recover import dial, find
 from docker_livemig.requests import MoveRequest, MoveView, Query, Recover, Report
 from docker_livemig.steps import ANSWER
 from docker_livemig.sweep import is_source
@@ -75,7 +75,7 @@ def _ask(view: MoveView, query: Query) -> str:
         places, user = [move.destination, move.host], move.run_ssh_as
     way = Recover(ssh_agent=query.ssh_agent, run_ssh_as=query.run_ssh_as)
     try:
-        with dialled(places, way, user) as other:
+        with closing(dial(places, way, user)) as other:
             other.link.send(FrameType.QUERY, to_wire(Query(view.id)))
             answer = other.link.expect(FrameType.REPORT, timeout=ANSWER)
     except LivemigError as error:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -37,6 +35,9 @@ class Other:
     def send(self, *_: Any) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
     def poll(self, _: float) -> Any:
         return SimpleNamespace(type=FrameType.STATUS, body=to_wire(self._status))
 
@@ -66,11 +67,7 @@ def begin(move_id: str, state: SourceState, **details: Any) -> Journal:
 
 
 def reached(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
-    @contextmanager
-    def dialled(*_: Any) -> Iterator[Other]:
-        yield Other(state)
-
-    monkeypatch.setattr(recovering, "dialled", dialled)
+    monkeypatch.setattr(recovering, "dial", lambda *_: Other(state))
 
 
 def test_a_docker_of_ours_that_is_away_is_no_target_that_cannot_be_asked(
@@ -145,11 +142,11 @@ def test_each_move_is_ended_with_the_engine_that_it_began_with(
     monkeypatch.setenv("DOCKER_HOST", "unix:///run/first.sock")
     used = []
 
-    def dialled(*_: Any) -> Any:
+    def dial(*_: Any) -> Any:
         used.append(address())
         raise HostUnreachable("gone")
 
-    monkeypatch.setattr(recovering, "dialled", dialled)
+    monkeypatch.setattr(recovering, "dial", dial)
     recover(Recover(), cast("Any", Client()))
     assert used == ["unix:///run/second.sock", "unix:///run/first.sock"]
 
@@ -181,13 +178,11 @@ def test_another_engine_is_this_hosts_for_a_while(
 def test_what_may_run_elsewhere_is_not_moved(
     state: SourceState, details: dict[str, Any], refused: bool
 ) -> None:
+    begin("another", SourceState.COMMITTED, spec=to_wire(SPEC) | {"id": "f" * 64})
     begin("m1", state, **details)
     if refused:
         with pytest.raises(InDoubt, match=f"move m1 to there, which is {state}") as caught:
             refuse_handed_over(SPEC)
         assert "recover m1" in caught.value.hint
     else:
-        refuse_handed_over(SPEC)
-    begin("other", SourceState.COMMITTED, spec=to_wire(SPEC) | {"id": "f" * 64})
-    if not refused:
         refuse_handed_over(SPEC)
