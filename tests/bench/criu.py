@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.hosts import RECORDER
-from tests.hosts.images import archive_paths
+from tests.hosts.images import built_archives
 from tests.vm import Guest
 
 HOME = "/dev/shm/bench"
@@ -64,7 +64,7 @@ END = f"[ ! -e {HOME}/pid ] || kill -9 $(cat {HOME}/pid); rm -rf {HOME}"
 
 def install(guest: Guest) -> str:
     """Have the recorder, and Debian's CRIU, in a machine; returns which it is."""
-    guest.run("docker load", input=archive_paths()[RECORDER].read_bytes(), timeout=LIMIT)
+    guest.run("docker load", input=built_archives()[RECORDER].read_bytes(), timeout=LIMIT)
     return guest.run(INSTALL, timeout=LIMIT).stdout.splitlines()[-1]
 
 

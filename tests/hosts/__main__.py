@@ -6,9 +6,9 @@ import argparse
 import sys
 
 from .config import state_root
-from .images import archive_paths, cached_archives
+from .images import built_archives
 from .machine import Host
-from .pair import alone, attach, bring_down, bring_up, one_host
+from .pair import alone, attach, bring_down, bring_up
 from .proc import HostsError
 
 
@@ -45,19 +45,11 @@ def _carry_out(args: argparse.Namespace) -> int:
         for host in attach():
             _describe(host)
     elif args.command == "images":
-        _build_images()
+        for tag, path in built_archives().items():
+            print(f"{tag} {path}")
     else:
         return _execute(args.host, args.argv[args.argv[:1] == ["--"] :])
     return 0
-
-
-def _build_images() -> None:
-    archives = archive_paths()
-    if not all(path.exists() for path in archives.values()):
-        with one_host() as host:
-            cached_archives(host)
-    for tag, path in archives.items():
-        print(f"{tag} {path}")
 
 
 def _describe(host: Host) -> None:

@@ -15,6 +15,7 @@ from tests import pace
 
 from .config import REPO, cache
 from .machine import Host
+from .pair import one_host
 from .proc import HostsError
 
 BASE = "livemig/base:latest"
@@ -39,10 +40,23 @@ def load_images(host: Host, *tags: str) -> None:
 def cached_archives(host: Host) -> dict[str, Path]:
     """Return the file of each image as `docker save` writes it; build them if they are missing."""
     archives = archive_paths()
-    if not all(path.exists() for path in archives.values()):
+    if not are_cached():
         cache_dir().mkdir(parents=True, exist_ok=True)
         _build(host, archives)
     return archives
+
+
+def built_archives() -> dict[str, Path]:
+    """Return the same; if they are missing, a host is started to build them in."""
+    if not are_cached():
+        with one_host() as host:
+            cached_archives(host)
+    return archive_paths()
+
+
+def are_cached() -> bool:
+    """Tell whether the cache has the file of each image."""
+    return all(path.exists() for path in archive_paths().values())
 
 
 def archive_paths() -> dict[str, Path]:

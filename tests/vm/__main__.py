@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from tests.hosts import HostsError
+
 from . import Guest, VmError, clone, make, prepare_all, start_bare, start_ready
 from .debian import DEMO_LIMIT, state_root
 from .kernels import VERSIONS, Kernel, check
@@ -24,7 +26,7 @@ def main() -> int:
     work: Work = args.work
     try:
         return work(args) or 0
-    except (VmError, OSError, subprocess.SubprocessError) as failure:
+    except (VmError, HostsError, OSError, subprocess.SubprocessError) as failure:
         print(f"vm: {failure}", file=sys.stderr)
         return 1
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.hosts import in_both
 from tests.hosts.config import REPO
-from tests.hosts.images import RECORDER, archive_paths
+from tests.hosts.images import RECORDER, built_archives, cache_dir
 
 from . import disks, network
 from .debian import ready_disk, ready_name, state_root
@@ -83,9 +83,7 @@ class Machine:
     def place(self) -> Path:
         """Return where it is kept as it was saved, made or not."""
         words = (f"{ADDRESSES} {SIZE} {CGROUPS} {FURNISH}", self.kernel.digest(), ready_name())
-        return disks.saved_place(
-            f"{self.name}-{self.kernel.name}", *words, archive_paths()[RECORDER]
-        )
+        return disks.saved_place(f"{self.name}-{self.kernel.name}", *words, cache_dir().name)
 
     def saved(self) -> Path:
         """Return where it is kept as it was saved with Docker up; made where the cache lacks it."""
@@ -111,7 +109,7 @@ class Machine:
         script = FURNISH.format(**names, address=ADDRESSES[self.number], far_address=ADDRESSES[far])
         guest.run(script, timeout=LIMIT)
         if self.number == 0:
-            guest.run("docker load", input=archive_paths()[RECORDER].read_bytes(), timeout=LIMIT)
+            guest.run("docker load", input=built_archives()[RECORDER].read_bytes(), timeout=LIMIT)
 
 
 @contextmanager

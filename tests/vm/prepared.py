@@ -6,20 +6,29 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.hosts import HostsError
+from tests.hosts.images import are_cached, built_archives
+
 from . import debian, disks
 from .machines import KERNEL, NAMES, Machine
+from .qmp import VmError
 
 MACHINES = tuple(Machine(number) for number in range(len(NAMES)))
 
 
 def is_prepared() -> bool:
     """Tell whether the cache has all of it."""
-    places = (debian.saved_place(), KERNEL.place(), *(machine.place() for machine in MACHINES))
-    return all(place.exists() for place in places)
+    try:
+        places = (debian.saved_place(), KERNEL.place(), *(each.place() for each in MACHINES))
+    except (VmError, HostsError):
+        return False  # what it is made of is not even installed
+    return are_cached() and all(place.exists() for place in places)
 
 
 def prepare_all() -> None:
     """Have all of it in the cache, and tell what takes a while."""
+    if not are_cached():
+        _tell("the recorder's image", built_archives)
     parts: dict[str, tuple[Path, Callable[[], Path]]] = {
         "a disk with Debian 12": (disks.debian_place(), disks.debian),
         "Debian 12 with two Docker hosts up": (debian.saved_place(), debian.prepare),
@@ -29,7 +38,11 @@ def prepare_all() -> None:
         parts[f"{each.name} with that and Docker up"] = (each.place(), each.saved)
     for what, (place, make) in parts.items():
         if not place.exists():
-            begun = time.monotonic()
-            print(f"making {what}", end=": ", flush=True)
-            make()
-            print(f"{time.monotonic() - begun:.0f} s", flush=True)
+            _tell(what, make)
+
+
+def _tell(what: str, make: Callable[[], object]) -> None:
+    begun = time.monotonic()
+    print(f"making {what}", end=": ", flush=True)
+    make()
+    print(f"{time.monotonic() - begun:.0f} s", flush=True)
