@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,15 @@ def test_nothing_is_prepared_where_its_sources_are_not_installed(
 
     monkeypatch.setattr(kernels, "command", fail)
     assert not is_prepared()
+
+
+def test_what_is_kept_forgets_the_oldest_of_its_kind_alone(tmp_path: Path) -> None:
+    others = ["vm1-6.1-debug-0123456789abcdef", "vm1-6.1-debug-kasan.lock"]
+    (tmp_path / others[0]).mkdir()
+    (tmp_path / others[1]).touch()
+    made = [f"vm1-6.1-{digit * 16}" for digit in "abc"]
+    for age, name in enumerate(reversed(made), 1):
+        disks.kept(tmp_path / name, lambda draft: (draft / "disk").touch())
+        os.utime(tmp_path / name, (age, age))
+    disks.kept(tmp_path / made[0], lambda _: pytest.fail("it was there"))
+    assert {each.name for each in tmp_path.iterdir()} == {*others, *made[:2], "vm1-6.1.lock"}

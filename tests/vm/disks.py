@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -22,6 +23,7 @@ IMAGE = REPO / "images" / "guest-debian"
 READY = REPO / "images" / "guest-ready" / "ready.sh"
 IMAGE_LIMIT = 1500.0
 LOCK_LIMIT = 3600.0
+NAME = re.compile("-[0-9a-f]{16}")  # after its kind: another kind may begin with this one
 KEPT = 2
 """Entries of a kind that stay: one for the branch before this one."""
 
@@ -96,7 +98,7 @@ def kept(place: Path, make: Callable[[Path], None]) -> Path:
 
 def _forget_old(home: Path, kind: str) -> None:
     """Remove what has not been asked for the longest; what runs has its files open."""
-    entries = [each for each in home.glob(f"{kind}-*") if len(each.name) == len(kind) + 17]
+    entries = [each for each in home.iterdir() if NAME.fullmatch(each.name.removeprefix(kind))]
     for old in sorted(entries, key=lambda each: each.stat().st_mtime)[:-KEPT]:
         shutil.rmtree(old)
 
