@@ -48,7 +48,10 @@ TEXT_LIMIT = 4096
 
 
 class LivemigError(Exception):
-    """Root of the tree: ``code`` is stable, ``hint`` tells the reader what to do."""
+    """A failure that has no code of its own, such as that of a newer peer.
+
+    Root of the tree: ``code`` is stable, ``hint`` tells the reader what to do.
+    """
 
     code: ClassVar[str] = "error"
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from livemig.errors import TransferError
+from livemig.errors import ProtocolError, TransferError
 from livemig.model import Stopped, Typed
 from livemig.system import procfs, ttys
 from livemig.system.ttys import Settings
@@ -239,8 +239,11 @@ def _again(lines: Sequence[bytes], typed: Typed, settings: Settings) -> bytes:
 def put(pty: Pty, typed: Typed) -> bytes:
     """Put what was taken into another terminal with the same settings, whose process is frozen.
 
-    Returns what it could not hold, to be typed once somebody reads.
+    Returns what it could not hold, to be typed once somebody reads. Raises ProtocolError where it
+    has signals that no key sends.
     """
+    if not {*typed.signals} <= {*_KEYBOARD}:
+        raise ProtocolError(f"signals {typed.signals} were not sent from a keyboard")
     settings = ttys.settings(pty.slave)
     strokes = keystrokes(typed, settings)
     silent = plain(settings)

@@ -56,8 +56,6 @@ def exit_code(error: LivemigError) -> int:
 def table() -> str:
     """Return the table as text: exit code, code, meaning."""
     rows = [(SUCCESS, "", "It was done.")] + [
-        (number, cls.code, (cls.__doc__ or "").split("\n")[0])
-        for cls, number in EXIT_CODES.items()
-        if cls is not LivemigError
+        (number, cls.code, (cls.__doc__ or "").split("\n")[0]) for cls, number in EXIT_CODES.items()
     ]
     return "\n".join(f"  {number:>3}  {code:<18} {text}".rstrip() for number, code, text in rows)

@@ -43,6 +43,14 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class ImageLayers:
+    """The first IMAGE: the diff IDs of the layers that come, of about so many bytes."""
+
+    missing: tuple[str, ...]
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Created:
     """CREATED: the held container on the target."""
 

@@ -26,6 +26,7 @@ from docker_livemig.machine import check_machine
 from docker_livemig.meanwhile import Meanwhile
 from docker_livemig.messages import (
     Created,
+    ImageLayers,
     PageDigest,
     Prepare,
     Prepared,
@@ -175,7 +176,7 @@ class Move:
         missing = images.missing(self._api, self._spec, prepared.chains)
         size = images.required_bytes(self._api, self._spec, missing)
         self.watch.report("image", f"sending {len(missing)} missing image layers ({size} bytes)")
-        self._session.send(FrameType.IMAGE, {"missing": missing, "bytes": size})
+        self._session.send(FrameType.IMAGE, to_wire(ImageLayers(tuple(missing), size)))
         for chunk in images.export_missing(self._api, self._spec, missing):
             self._session.send(FrameType.IMAGE, None, chunk)
         self._session.send(FrameType.IMAGE, None)

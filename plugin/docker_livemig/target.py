@@ -21,6 +21,7 @@ from docker_livemig.machine import has_foreign_vdso
 from docker_livemig.messages import (
     Commit,
     Created,
+    ImageLayers,
     Prepare,
     Prepared,
     Ready,
@@ -147,8 +148,8 @@ class Arrival:
 
     def _image(self, frame: Frame) -> None:
         reach(TargetPhase.IMAGE)
-        body = frame.body if isinstance(frame.body, dict) else {}
-        room = images.room_for(int(body.get("bytes", 0))) + self._prepare.file_bytes
+        coming = from_wire(ImageLayers, frame.body)
+        room = images.room_for(coming.bytes) + self._prepare.file_bytes
         images.check_room(self._api, room)
         loaded = images.expected(self._api, self._spec)
         self._journal.append(TargetState.LOADING, loaded=to_wire(loaded))

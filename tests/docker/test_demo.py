@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,8 @@ def test_every_number_arrives_and_nothing_stays(tmp_path: Path) -> None:
     done = _demo(state)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "none lost, none twice, none out of order" in done.stdout
+    assert re.search(r"Mode: +live \(", done.stdout), done.stdout
+    assert int(re.findall(r"(\d+) of them while it moved", done.stdout)[0]) > 0
     assert [entry.name for entry in state.iterdir()] == ["lock"]
 
 

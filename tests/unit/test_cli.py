@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from docker_livemig import cli, hosts
+from docker_livemig.exits import EXIT_CODES
 from docker_livemig.version import VERSION
 from tests import pace
 from tests.unit.leftovers import nothing_left
@@ -254,8 +256,10 @@ def test_help_tells_of_every_exit_code(capsys: pytest.CaptureFixture[str]) -> No
         cli.main(["livemig", "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for word in ("CONTAINER", "HOST", "--mode", "stop-and-copy", "not-carried", "130"):
+    for word in ("CONTAINER", "HOST", "--mode", "stop-and-copy"):
         assert word in text
+    for cls, number in EXIT_CODES.items():
+        assert re.search(rf"^ +{number} +{cls.code} ", text, re.MULTILINE), cls
     assert max(len(line) for line in text.splitlines()) <= 130
 
 

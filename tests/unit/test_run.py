@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
+from tests import run
 from tests.run import FIRST_HALF, lanes
 
 TESTS = Path(__file__).parents[1]
@@ -22,3 +28,36 @@ def test_both_halves_have_files_and_hosts_of_their_own() -> None:
     assert len(first.places) == len(FIRST_HALF)
     assert second.places
     assert first.hosts != second.hosts
+
+
+@pytest.mark.parametrize(
+    ("codes", "verdict"),
+    [([0, 0, 0, 0], 0), ([0, 5, 0, 5], 0), ([5, 1, 0, 2], 1), ([5, 5, 5, 5], 5)],
+)
+def test_no_test_at_all_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, codes: list[int], verdict: int
+) -> None:
+    left = iter(codes)
+    monkeypatch.setattr(run.Group, "run", lambda *_: next(left))
+    assert run.main() == verdict
+
+
+@pytest.mark.parametrize(
+    ("allowed", "code"), [(None, 0), ("", 1), ("wings", 1), ("no soul", 0), ("wings,soul", 0)]
+)
+@pytest.mark.parametrize("way", ["pytest.skip(reason='no soul')", "skipif(True, reason='no soul')"])
+def test_what_may_not_be_skipped_fails(
+    tmp_path: Path, allowed: str | None, code: int, way: str
+) -> None:
+    body, mark = (way, "") if way.startswith("pytest") else ("pass", f"@pytest.mark.{way}")
+    file = tmp_path / "test_it.py"
+    file.write_text(f"import pytest\n{mark}\ndef test_it():\n    {body}\n")
+    environ = {**os.environ, "LIVEMIG_MAY_LACK": allowed or ""}
+    if allowed is None:
+        del environ["LIVEMIG_MAY_LACK"]
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*argv, file], check=False, capture_output=True, timeout=60, cwd=TESTS.parent, env=environ
+    )
+    assert done.returncode == code
+    assert (b"may_lack" in done.stdout.lower()) == bool(code)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 
 import pytest
 
+from livemig.errors import ProtocolError
 from livemig.model import Typed
 from livemig.system import ttys
 from livemig.system.ttys import Settings
-from livemig.typed import CAPACITY, Keystrokes, keystrokes, plain
+from livemig.terminal import Pty
+from livemig.typed import CAPACITY, Keystrokes, keystrokes, plain, put
 
 CONTROLS = bytes([3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22, 0, 0, 0])
 USUAL = Settings(0o2400, 5, 0o277, 0o105073, 0, CONTROLS, 38400, 38400)
@@ -72,3 +75,9 @@ def test_what_has_no_room_is_typed_later() -> None:
     assert found.plain + found.left == b"".join(lines) + b"eof\x04part\x16"
     raw = keystrokes(Typed((), b"y" * 5000), RAW)
     assert (len(raw.plain), len(raw.left)) == (CAPACITY, 5000 - CAPACITY)
+
+
+@pytest.mark.parametrize("number", [9, 0, -1, 2**40])
+def test_signals_that_no_key_sends_are_refused(number: int) -> None:
+    with pytest.raises(ProtocolError, match=str(number)):
+        put(Pty(0, -1, -1), Typed(signals=(signal.SIGINT, number)))
