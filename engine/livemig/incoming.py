@@ -26,7 +26,7 @@ from livemig.pages import Batch
 from livemig.refusing import refusing
 from livemig.relocation import relocate
 from livemig.rounds import LayoutUpdate, RoundEnd
-from livemig.stdin import feed, inode
+from livemig.stdin import feed, inode, make_room
 from livemig.system import handles
 from livemig.system.memory import PAGE_SIZE, USER_END
 
@@ -87,7 +87,7 @@ class Incoming:
         self._held.avoid([*wanted, *self._mappings])
         here = droppable.adapted(self._vdso.follow(wanted, update.vdsos))
         here = settled(self._mappings, here)
-        change = difference(self._mappings, here)
+        change = difference(self._mappings, here, {file.path for file in update.files})
         self._layout.move(update.moves)
         self._layout.apply(change)
         self._mappings = here
@@ -168,7 +168,13 @@ class Incoming:
         self._held.release()
         self._freezer.freeze()
         if not image.stdin_ended:
-            self.feed(image.stdin)
+            self._feed_all(image.stdin)
+
+    def _feed_all(self, data: bytes) -> None:
+        if self._stdin is not None:
+            make_room(self._stdin, len(data))
+        if lost := self.feed(data):
+            raise StateMismatch(f"{lost} bytes of its standard input found no room on the target")
 
     def thaw(self) -> None:
         """Let the process run."""

@@ -7,7 +7,7 @@ sides, so that the source knows which pages the target has lost.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -105,12 +105,15 @@ def settled(old: Sequence[Mapping], new: Sequence[Mapping]) -> tuple[Mapping, ..
     return tuple(found)
 
 
-def difference(old: Sequence[Mapping], new: Sequence[Mapping]) -> Change:
+def difference(
+    old: Sequence[Mapping], new: Sequence[Mapping], replaced: Collection[str] = ()
+) -> Change:
     """Return the steps from layout ``old`` to ``new``, both sorted and free of overlaps.
 
     What shows the same bytes before and after stays, with its pages. ``new`` has been ``settled``.
+    Of the files ``replaced`` (paths) nothing stays: they are other ones now.
     """
-    if old == new:  # so it is mostly, and then the application may stand still
+    if old == new and not replaced:  # so it is mostly, and then the application may stand still
         return Change((), (), ())
     kept_old: dict[int, list[tuple[int, int]]] = {}
     kept_new: dict[int, list[tuple[int, int]]] = {}
@@ -118,6 +121,8 @@ def difference(old: Sequence[Mapping], new: Sequence[Mapping]) -> Change:
     advised = []
     stays = {}
     for before, after, start, end in _overlaps(old, new):
+        if before.kind is Kind.FILE and before.path in replaced:
+            continue
         kept_old.setdefault(before.start, []).append((start, end))
         kept_new.setdefault(after.start, []).append((start, end))
         stays[end] = before

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -144,6 +144,10 @@ class Outgoing:
     def _has_executed(self) -> bool:
         return self._memory.is_gone() and bool(procfs.read_areas(self.pid))
 
+    def forget_files(self, paths: Iterable[str]) -> None:
+        """Take note that the target has got these files anew, by the process's own paths."""
+        self._source.forget_files(paths)
+
     def waiting(self) -> int:
         """Return the bytes of pages written since the last round."""
         with telling_death(self.pid):
@@ -210,8 +214,8 @@ class Outgoing:
         deadline = time.monotonic() + self.patience
         while True:
             self._tracee.look()
+            self._frozen = True  # at least some of it, where freezing fails
             self.freezer.freeze()
-            self._frozen = True
             others = self._others()
             left = deadline - time.monotonic()
             if not others or left <= 0:

@@ -92,6 +92,14 @@ class MemorySource:
         self._ledger = []
         send(FrameType.LAYOUT, to_wire(LayoutUpdate(self._layout, ())), b"")
 
+    def forget_files(self, paths: Iterable[str]) -> None:
+        """Take note that the target has got these files anew: what it mapped may be another file.
+
+        Whoever writes to a file there empties it first, and its private pages go with it.
+        """
+        for path in paths:
+            self._files.pop(path, None)
+
     def held(self) -> list[Span]:
         """Return the address ranges whose pages the target holds."""
         return list(self._ledger)
@@ -127,7 +135,8 @@ class MemorySource:
                 gone += self._send_batch(send, packer, batch, again, frozen)
         if not frozen:
             gone += self._tracker.misread([], last=True)
-        self._ledger = subtract(merged([*self._ledger, *spans]), merged(gone))
+        gone = merged(gone)
+        self._ledger = subtract(merged([*self._ledger, *spans]), gone)
         end = RoundEnd(self.number, self._container_pid, tuple(gone))
         send(FrameType.ROUND_END, to_wire(end), b"")
         counts = packer.counts
@@ -139,13 +148,10 @@ class MemorySource:
         layout, files = self._read_layout(frozen)
         moves = self._follow_moves(layout, frozen)
         mappings = settled(self._layout.mappings, layout.mappings)
-        change = difference(self._layout.mappings, mappings)
+        change = difference(self._layout.mappings, mappings, {file.path for file in files})
         if not change and not files and not moves and self.number > 1:
             return
-        # Whoever writes to a file on the target empties it first, and its private pages go with it.
-        paths = {file.path for file in files}
-        lost = [(each.start, each.end) for each in layout.mappings if each.path in paths]
-        self._ledger = subtract(self._ledger, merged([*change.unmapped, *lost]))
+        self._ledger = subtract(self._ledger, merged(change.unmapped))
         self._layout = replace(layout, mappings=mappings)
         residence = self._residence(layout) if self.number == 1 else Residence()
         vdsos = self._vdsos(change.mapped)
@@ -177,8 +183,8 @@ class MemorySource:
     def _read_layout(self, frozen: bool) -> tuple[Layout, list[MappedFile]]:
         """Return the layout, and the files in it that the target does not know.
 
-        Once it is ``frozen``, the target has what was written to files since the first round: it
-        knows those no more either.
+        Once it is ``frozen``, the target has got what was changed: it knows those no more either,
+        and maps them anew.
         """
         pid = self._watched.pid
         for look in range(_LOOKS):

@@ -14,7 +14,7 @@ from livemig.errors import TransferError
 from livemig.model import Role
 from livemig.system import handles, procfs
 
-_F_SETPIPE_SZ = 1031
+_F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
 _ROOM = 1 << 20
 _CHUNK = 64 << 10
 
@@ -35,6 +35,12 @@ def find_stream(pid: int, streams: dict[int, Role]) -> int | None:
             if os.stat(path).st_ino in inodes:
                 return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     return None
+
+
+def make_room(writer: int, size: int) -> None:
+    """Have a pipe hold so many bytes; whoever made it may have enlarged it. Raises OSError."""
+    if size > fcntl.fcntl(writer, _F_GETPIPE_SZ):
+        fcntl.fcntl(writer, _F_SETPIPE_SZ, size)
 
 
 class UnreadInput:

@@ -30,6 +30,9 @@ RUNTIME = "livemig-runc"
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 TIMEOUT = 60
 """Seconds until a silent engine counts as gone."""
+IMAGE_TIMEOUT = 540
+"""The same while it saves or loads an image: it writes all of it to its disk before it says a word.
+Less than the other side waits for us meanwhile."""
 
 _NO_RUNTIME = re.compile(rf"(unknown|invalid).* runtime.*{RUNTIME}", re.IGNORECASE)
 _NAME_IN_USE = re.compile(r'container name "/?([^"]+)" is already in use', re.IGNORECASE)
@@ -62,10 +65,17 @@ def listener(timeout: float | None = None) -> int:
     return pid
 
 
+class _Impatient(docker.APIClient):  # type: ignore[misc]
+    """Holds to its time limit where an answer is a stream, too."""
+
+    def _disable_socket_timeout(self, socket: object) -> None:
+        """Leave the limit as it is; docker-py takes it away once a stream has begun."""
+
+
 def connect(timeout: int = TIMEOUT) -> docker.APIClient:
     """Return a connection to the engine of this host; NoDocker when none answers."""
     try:
-        return docker.APIClient(base_url=address(), version="auto", timeout=timeout)
+        return _Impatient(base_url=address(), version="auto", timeout=timeout)
     except _FAILURES as error:
         raise NoDocker(
             f"no Docker engine answers at {address()} on {os.uname().nodename}: {_reason(error)}",

@@ -115,9 +115,8 @@ def present_chains(api: docker.APIClient) -> list[str]:
     return sorted(found)
 
 
-def missing(api: docker.APIClient, spec: ImageSpec, chains: Iterable[str]) -> list[str]:
+def missing(spec: ImageSpec, chains: Iterable[str]) -> list[str]:
     """Return the diff IDs of the image's layers that a host with these chains lacks."""
-    del api  # all is in the spec
     present = set(chains)
     return [
         layer

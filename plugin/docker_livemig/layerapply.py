@@ -165,7 +165,6 @@ class _Applier:
             self._empty(parent)
         elif is_whiteout(path):
             self._clear(whiteout_target(path))
-            self._proven = ""
         else:
             maker = _make_file if info.isreg() else _MAKERS.get(info.type)
             if maker is None:
@@ -203,6 +202,7 @@ class _Applier:
         if any(point == path or point.startswith(path + "/") for point in self._mounts):
             raise OSError(errno.EBUSY, f"{os.strerror(errno.EBUSY)} (a mount is below it)", path)
         _remove(path)
+        self._proven = ""  # it may have been in the way that was proven
 
     def _prove(self, directory: str) -> None:
         """Raise unless a directory is one by itself, not by a symbolic link in its path."""

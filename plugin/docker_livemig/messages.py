@@ -35,11 +35,13 @@ class Prepare:
 class Prepared:
     """PREPARED: the chain IDs of the image layers that the target has.
 
-    ``foreign`` tells that its kernel maps another vDSO, within which no thread may be stopped.
+    ``foreign`` tells that its kernel maps another vDSO, within which no thread may be stopped;
+    ``image`` that it has the very image, of which nothing needs to be sent.
     """
 
     chains: tuple[str, ...]
     foreign: bool = False
+    image: bool = False
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,7 @@ class _Scanner:
         self.found: dict[str, Entry] = {}
         self.notes: list[str] = []
         self.size = 0
+        self._counted: set[int] = set()
         self._known = known
         self._racy = racy
 
@@ -164,8 +165,12 @@ class _Scanner:
         mode = status.st_mode
         if stat.S_ISSOCK(mode):
             self.notes.append(f"/{path} is a socket, which its program makes again")
+            self.found[path] = _REMOVED  # what the image has there, it has not
             return None
-        self.size += status.st_blocks * 512
+        if status.st_ino not in self._counted:
+            self.size += status.st_blocks * 512
+        if status.st_nlink > 1 and not stat.S_ISDIR(mode):
+            self._counted.add(status.st_ino)
         # A status that may still change without a trace is never taken for the same.
         ctime = status.st_ctime_ns if status.st_ctime_ns < self._racy else -1
         size = 0 if stat.S_ISDIR(mode) else status.st_size

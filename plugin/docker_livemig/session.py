@@ -55,19 +55,19 @@ class Session:
         """Return the body of the next frame, which must be of that kind."""
         return from_wire(cls, self._await(kind).body)
 
-    def confirm(self, kind: FrameType) -> None:
-        """Wait for a frame without a body."""
-        self._await(kind)
+    def confirm(self, kind: FrameType, timeout: float = ANSWER) -> None:
+        """Wait for a frame without a body, for so many seconds (then StepTimeout)."""
+        self._await(kind, timeout)
 
-    def _await(self, kind: FrameType) -> Frame:
+    def _await(self, kind: FrameType, timeout: float = ANSWER) -> Frame:
         try:
-            return self.link.expect(kind, timeout=ANSWER)
+            return self.link.expect(kind, timeout=timeout)
         except LinkLost as error:
             if self.link.dead is not None:
                 raise
             # The link lives: it is the step that does not end.
             raise StepTimeout(
-                f"{self.hello.host} did not answer with {kind.name} within {ANSWER:g} s"
+                f"{self.hello.host} did not answer with {kind.name} within {timeout:g} s"
             ) from error
 
     def resume(self, patience: float, go_on: Callable[[Status], _T]) -> _T:

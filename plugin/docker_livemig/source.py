@@ -11,7 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,7 @@ from docker_livemig.pace import Pace
 from docker_livemig.requests import MoveRequest, MoveSummary
 from docker_livemig.resolve import Resolved, refuse, resolve
 from docker_livemig.session import Session
-from docker_livemig.steps import SourcePhase, SourceState
+from docker_livemig.steps import IMAGE_ANSWER, SourcePhase, SourceState
 from docker_livemig.sweep import refuse_handed_over, sweep
 from docker_livemig.watch import ClientWatch
 from livemig import vdso
@@ -172,15 +172,20 @@ class Move:
         )
         prepared = self._session.expect(FrameType.PREPARED, Prepared)
         self._foreign = prepared.foreign
+        self._send_image(prepared)
+
+    def _send_image(self, prepared: Prepared) -> None:
         self.watch.enter(SourcePhase.IMAGE)
-        missing = images.missing(self._api, self._spec, prepared.chains)
+        missing = images.missing(self._spec, prepared.chains)
         size = images.required_bytes(self._api, self._spec, missing)
         self.watch.report("image", f"sending {len(missing)} missing image layers ({size} bytes)")
         self._session.send(FrameType.IMAGE, to_wire(ImageLayers(tuple(missing), size)))
-        for chunk in images.export_missing(self._api, self._spec, missing):
-            self._session.send(FrameType.IMAGE, None, chunk)
+        if not prepared.image:  # the engine reads all of an image, whatever we take of it
+            with closing(engine_api.connect(engine_api.IMAGE_TIMEOUT)) as api:
+                for chunk in images.export_missing(api, self._spec, missing):
+                    self._session.send(FrameType.IMAGE, None, chunk)
         self._session.send(FrameType.IMAGE, None)
-        self._session.confirm(FrameType.IMAGE_DONE)
+        self._session.confirm(FrameType.IMAGE_DONE, IMAGE_ANSWER)
 
     def _create(self) -> None:
         self.watch.enter(SourcePhase.CREATE)
@@ -230,9 +235,12 @@ class Move:
         self._frozen_at = self._last_step = time.monotonic()
         self._outgoing.freeze()
         self._step("stop")
+        self.watch.enter(SourcePhase.LAST_ROUND)
         manifest = rootfs.scan(self._spec.upper_dir, self._manifest)
         if changes := rootfs.changed(self._manifest, manifest):
             self._send_files(rootfs.pack(self._spec.upper_dir, changes))
+            self._outgoing.forget_files(f"/{path}" for path in changes)
+        self.notes += manifest.notes
         self._step("files")
         self._pace.send()
         self._step("last round")

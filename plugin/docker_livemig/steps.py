@@ -20,6 +20,7 @@ class SourcePhase(StrEnum):
     FILES = "files"
     ROUND = "round"
     FREEZE = "freeze"
+    LAST_ROUND = "last-round"
     STATE = "state"
     REBUILD = "rebuild"
     COMMIT = "commit"
@@ -81,6 +82,9 @@ UNDONE_ALONE = frozenset(
 
 ANSWER = 120.0
 """Seconds that the other side has for an answer; a send that moves no byte has as many."""
+
+IMAGE_ANSWER = 600.0
+"""Seconds that the target has for IMAGE_DONE: Docker registers layers once it has all of them."""
 
 LIMITS: dict[SourcePhase, float] = {
     SourcePhase.CONNECT: 90.0,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 
 import xxhash
@@ -115,7 +115,8 @@ class Arrival:
         )
         self._begun = True
         chains = tuple(images.present_chains(self._api))
-        self._send(FrameType.PREPARED, Prepared(chains, foreign))
+        has_image = images.has(self._api, self._spec)
+        self._send(FrameType.PREPARED, Prepared(chains, foreign, has_image))
 
     def _clean_up(self, reason: LivemigError | None = None) -> None:
         """Undo everything. What cannot be undone now stays in the journal, and ``reason`` says so.
@@ -154,7 +155,8 @@ class Arrival:
         loaded = images.expected(self._api, self._spec)
         self._journal.append(TargetState.LOADING, loaded=to_wire(loaded))
         if loaded.new:
-            images.load(self._api, self._chunks(FrameType.IMAGE), self._spec)
+            with closing(engine_api.connect(engine_api.IMAGE_TIMEOUT)) as api:
+                images.load(api, self._chunks(FrameType.IMAGE), self._spec)
         else:
             for _ in self._chunks(FrameType.IMAGE):
                 pass

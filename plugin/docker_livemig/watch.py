@@ -20,6 +20,8 @@ from livemig.wire import to_wire
 
 _LOOK = 0.25  # seconds between two looks at the clock
 _GRACE = 10.0  # seconds that a phase has to end once it was interrupted
+_NO_LINK = frozenset({SourcePhase.IMAGE})
+"""Phases without a limit in which the move also waits for what no interruption reaches: Docker."""
 
 
 class ClientWatch:
@@ -28,7 +30,8 @@ class ClientWatch:
     CANCEL, or the client's end, interrupts the link to the target that ``attach`` named, so that
     whatever waits there raises Cancelled; so does the end of ``limit`` seconds, where it is not 0.
     A phase that takes longer than its limit is interrupted with StepTimeout; where even that does
-    not end it, ``hung`` is called. After ``commit`` none of them has an effect any more.
+    not end it, or a cancellation not one that waits for Docker, ``hung`` is called. After
+    ``commit`` none of them has an effect any more.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class ClientWatch:
         self._lock = threading.Lock()
         self._link: Link | None = None
         self._cancelled: LivemigError | None = None
+        self._cancelled_at = 0.0
         self._committed = False
         self._phase: SourcePhase | None = None
         self._started = self._entered = time.monotonic()
@@ -113,7 +117,7 @@ class ClientWatch:
         with self._lock:
             if self._committed or self._cancelled is not None:
                 return
-            self._cancelled = error
+            self._cancelled, self._cancelled_at = error, time.monotonic()
             if self._link is not None:
                 self._link.interrupt(error)
 
@@ -132,6 +136,16 @@ class ClientWatch:
                 if now - self._entered > limit + _GRACE:
                     self._hung(error)
                     return
+            if (unheard := self._unheard(phase, now)) is not None:
+                self._hung(unheard)
+                return
+
+    def _unheard(self, phase: SourcePhase | None, now: float) -> LivemigError | None:
+        """Return a cancellation that has not ended a phase without a limit in time."""
+        with self._lock:
+            if phase in _NO_LINK and self._link is not None and now - self._cancelled_at > _GRACE:
+                return self._cancelled
+            return None
 
     def _die(self, error: LivemigError) -> None:
         """Leave the move to the journal: what hangs is in the kernel, and cannot be undone here."""

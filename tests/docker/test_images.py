@@ -68,7 +68,7 @@ def apis(hosts: Pair, nothing_left: NothingLeft) -> Iterator[Apis]:
 def moved(apis: Apis, spec: Spec) -> tuple[images.Loaded, int]:
     """Move an image as the two sides do; return what came and how many bytes that took."""
     a, b = apis
-    missing = images.missing(a, spec, images.present_chains(b))
+    missing = images.missing(spec, images.present_chains(b))
     images.check_tag(b, spec)
     images.check_platform(b, spec)
     images.check_room(b, images.room_for(images.required_bytes(a, spec, missing)))
@@ -84,7 +84,7 @@ def test_it_arrives_with_its_id_and_tag_and_runs(hosts: Pair, apis: Apis, layere
         assert b.inspect_image(LAYERED)["Id"] == layered.image_id
         out = hosts[1].run(["docker", "run", "--rm", LAYERED]).stdout
         assert out == "one\nthree\n"
-        assert images.missing(b, layered, images.present_chains(b)) == []
+        assert images.missing(layered, images.present_chains(b)) == []
         assert images.has(b, layered)
     finally:
         images.remove_loaded(b, loaded)
@@ -96,7 +96,7 @@ def test_layers_that_are_there_are_not_sent(hosts: Pair, apis: Apis, layered: Sp
     a, b = apis
     load_images(hosts[1], BASE)
     try:
-        missing = images.missing(a, layered, images.present_chains(b))
+        missing = images.missing(layered, images.present_chains(b))
         assert missing == list(layered.layers[1:])
         assert images.required_bytes(a, layered, missing) == len("one\n") + len("three\n")
         loaded, sent = moved(apis, layered)

@@ -53,6 +53,26 @@ def test_ten_times_there_and_back_under_typing(pair: Pair, recorder_image: str, 
         assert typist.moves == 20
 
 
+def saved(host: Host) -> list[str]:
+    """Return the images that its engine has been asked for so far."""
+    words = ["docker", "events", "--since", "1", "--until", "0s", "--filter", "event=save"]
+    return host.run([*words, "--format", "{{.Actor.ID}}"]).stdout.split()
+
+
+def test_an_image_that_is_there_is_not_even_read(pair: Pair, recorder_image: str) -> None:
+    """An engine writes all of an image to its disk before it tells any of it."""
+    there, back = (len(saved(host)) for host in pair)
+    start(pair[0], recorder_image)
+    new = recorder_image not in images(pair[1])
+    move(pair[0], NAME, pair[1])
+    move(pair[1], NAME, pair[0])
+    assert [len(saved(host)) for host in pair] == [there + new, back]
+
+
+def images(host: Host) -> str:
+    return host.run(["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"]).stdout
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_what_arrived_is_a_container_like_any_other(
     pair: Pair, recorder_image: str, mode: str

@@ -33,6 +33,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "source files": ("target's peer",),
     "source round": ("source's peer",),
     "source freeze": ("command", "source's engine"),
+    "source last-round": ("source's peer",),
     "source state": ("source's peer",),
     "source rebuild": ("target's peer",),
     "source commit": ("source's peer",),

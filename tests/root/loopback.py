@@ -28,7 +28,8 @@ class Move:
     """Moves ``source`` into ``target``, which runs the hold program.
 
     ``between`` is called before each frame, ``before_kill`` when both sides are sealed,
-    ``sync_files`` when the source is frozen, where the files of a container would follow it,
+    ``sync_files`` when the source is frozen, where the files of a container would follow it; it
+    returns those that did,
     ``after_commit`` when what was typed has been taken, ``after_end`` when the source has ended.
     ``arriving`` changes what the target hears of the source's layout.
     """
@@ -46,7 +47,7 @@ class Move:
         self.source, self.target = source, target
         self.between: Callable[[], object] = lambda: None
         self.before_kill: Callable[[], object] = lambda: None
-        self.sync_files: Callable[[], object] = lambda: None
+        self.sync_files: Callable[[], Sequence[str]] = lambda: ()
         self.after_commit: Callable[[], object] = lambda: None
         self.after_end: Callable[[], object] = lambda: None
         self.arriving: Callable[[LayoutUpdate], LayoutUpdate] = lambda update: update
@@ -82,7 +83,7 @@ class Move:
     def freeze(self) -> RoundStat:
         """Stop the source, and send the last round."""
         self.outgoing.freeze()
-        self.sync_files()
+        self.outgoing.forget_files(self.sync_files())
         return self.round()
 
     def state(self, later: int = 0) -> Image:

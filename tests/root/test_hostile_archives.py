@@ -147,6 +147,12 @@ CASES: dict[str, bytes] = {
         info("s", pax_headers={**SPARSE, "GNU.sparse.realsize": "9"}, size=512),
         content=b"1\n-5\n-7\n".ljust(512, b"\0"),
     ),
+    "write through a link that was a directory": archive(
+        *(info(name, tarfile.DIRTYPE, mode=0o755) for name in ("a", "a/b", "c", "c/b")),
+        info("a/b/x"),
+        info("a", tarfile.SYMTYPE, linkname="c"),
+        info("a/b/y"),
+    ),
     "device": archive(info("x", tarfile.CHRTYPE, devmajor=2**20, devminor=2**20)),
     "unknown type": archive(info("x", b"Z")),
     "header of headers": info("p", tarfile.XHDTYPE, size=512).tobuf() * 3000,

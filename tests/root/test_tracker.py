@@ -332,10 +332,12 @@ def move_with_files(
     moving = move(app, live=live, cache=cache, tracker=tracker, held=held)
     before = file.stat()
 
-    def sync() -> None:
+    def sync() -> list[str]:
         now = file.stat()
-        if (now.st_size, now.st_ctime_ns) != (before.st_size, before.st_ctime_ns):
-            shutil.copyfile(file, copy)  # in place, and emptied first
+        if (now.st_size, now.st_ctime_ns) == (before.st_size, before.st_ctime_ns):
+            return []
+        shutil.copyfile(file, copy)  # in place, and emptied first
+        return [str(file)]
 
     moving.sync_files = sync
     return moving

@@ -78,11 +78,11 @@ def test_a_chain_is_the_digest_of_what_is_below_and_the_layer() -> None:
 
 def test_missing_is_what_no_chain_covers() -> None:
     chains = images.chain_ids(LAYERS)
-    assert images.missing(None, SPEC, []) == LAYERS
-    assert images.missing(None, SPEC, chains[:2]) == LAYERS[2:]
-    assert images.missing(None, SPEC, chains) == []
+    assert images.missing(SPEC, []) == LAYERS
+    assert images.missing(SPEC, chains[:2]) == LAYERS[2:]
+    assert images.missing(SPEC, chains) == []
     # The same layer on another one below is another chain.
-    assert images.missing(None, SPEC, LAYERS[1:]) == LAYERS
+    assert images.missing(SPEC, LAYERS[1:]) == LAYERS
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import threading
 from collections.abc import Iterator
@@ -82,6 +83,22 @@ def test_a_step_that_hangs_elsewhere_is_given_up(
     watch.enter(SourcePhase.FREEZE)
     assert gone.wait(5)
     assert isinstance(reasons[0], StepTimeout)
+
+
+@pytest.mark.parametrize("phase", [SourcePhase.IMAGE, SourcePhase.LAST_ROUND])
+def test_a_cancellation_ends_a_wait_for_docker(both: Both, phase: SourcePhase) -> None:
+    """Which has no limit, like phases that an interruption of the link always reaches."""
+    reasons = queue.Queue[LivemigError]()
+    watch = ClientWatch(both.client, hung=reasons.put)
+    watch.attach(both.target)
+    watch.enter(phase)
+    watch.interrupt(Cancelled("nobody hears this"))
+    if phase is SourcePhase.IMAGE:
+        assert isinstance(reasons.get(timeout=5), Cancelled)
+    else:
+        with pytest.raises(queue.Empty):
+            reasons.get(timeout=3 * module._GRACE)
+    watch.end()
 
 
 def test_what_is_committed_is_not_cancelled(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:

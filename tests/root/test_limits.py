@@ -1,0 +1,85 @@
+"""What is larger or slower than usual: a pipe, memory that was given up, a disk."""
+
+from __future__ import annotations
+
+import fcntl
+from functools import partialmethod
+from pathlib import Path
+
+import pytest
+
+from livemig.errors import InternalError
+from livemig.freezer import Freezer
+from livemig.rounds import RoundEnd
+from tests.root.conftest import Start
+from tests.root.fuse import SlowFile
+from tests.root.loopback import Mover
+from tests.root.mapper import (
+    ADVICE,
+    ARENA,
+    CALL,
+    DIRECT,
+    FILL,
+    NR_GETPID,
+    NR_MADVISE,
+    NR_PREAD,
+    PAGE,
+    Mapper,
+    make_file,
+)
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+
+
+@pytest.fixture
+def commanded(start: Start, programs: Path, tmp_path: Path) -> Mapper:
+    """Start a program that carries out commands from its standard input."""
+    return Mapper(start(programs / "mapper", make_file(tmp_path / "file")), 0)
+
+
+def test_standard_input_of_an_enlarged_pipe_arrives(commanded: Mapper, move: Mover) -> None:
+    """More than a pipe holds that nobody has enlarged."""
+    fcntl.fcntl(commanded.app.pipes[0], fcntl.F_SETPIPE_SZ, 256 << 10)
+    moving = move(commanded.app)
+    moving.round()
+    commanded.app.cgroup.freezer.freeze()
+    for _ in range(3000):
+        commanded.command(CALL, NR_GETPID)
+    moving.freeze()
+    commanded.app = moving.switch()
+    assert commanded.answers() == [1] * 3000
+
+
+def test_memory_that_was_given_up_is_told_in_one_piece(commanded: Mapper, move: Mover) -> None:
+    """A frame has room for a million items: page by page, for a GiB."""
+    commanded.map(ARENA, 500)
+    commanded.command(FILL, 1, ARENA, 500 * PAGE)
+    commanded.answers()
+    moving = move(commanded.app)
+    moving.round()
+    assert commanded.call(NR_MADVISE, ARENA, 500 * PAGE, ADVICE["dontneed"]) == 0
+    told: list[RoundEnd] = []
+    end_round = moving.incoming.end_round
+    moving.incoming.end_round = lambda end: told.append(end) or end_round(end)  # type: ignore[method-assign, func-returns-value]
+    moving.round()
+    assert told[0].dropped == ((ARENA, ARENA + 500 * PAGE),)
+
+
+def test_a_freeze_that_takes_too_long_leaves_the_source_running(
+    start: Start, programs: Path, move: Mover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for a disk that does not answer, and for nothing else."""
+    with SlowFile(tmp_path / "slow", b"late" * PAGE) as slow:
+        app = start(programs / "mapper", make_file(tmp_path / "file"), slow.path)
+        mapper = Mapper(app, 0)
+        mapper.map(ARENA, 4)
+        moving = move(app)
+        moving.round()
+        mapper.command(CALL, NR_PREAD, DIRECT, ARENA, 4 * PAGE, 0)
+        slow.await_read()
+        monkeypatch.setattr(Freezer, "freeze", partialmethod(Freezer.freeze, 0.3))
+        with pytest.raises(InternalError, match="did not freeze"):
+            moving.freeze()
+        moving.give_up()
+        slow.answer()
+        assert mapper.answers() == [4 * PAGE]

@@ -1,0 +1,136 @@
+"""Mapped files that change on the way: the target maps what it has got, not what it had."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from livemig.stub import hold_path
+from livemig.system.memory import Memory
+from tests.root.conftest import Start
+from tests.root.loopback import Move, Mover
+from tests.root.mapper import ARENA, FILE, HUGE, NR_MUNMAP, PAGE, PEEK, POKE, Mapper, make_file
+from tests.root.test_tracker import differing
+
+pytestmark = pytest.mark.root
+
+NR_OPEN, NR_CLOSE, NR_DUP2 = 2, 3, 33
+PLACE, PAGES = ARENA + HUGE, 16
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "files").mkdir()
+    return make_file(tmp_path / "files" / "it")
+
+
+@pytest.fixture
+def mapper(start: Start, programs: Path, file: Path) -> Mapper:
+    """Start a program that maps the file, has read all of that, and written to two pages."""
+    found = Mapper(start(programs / "mapper", file), 1)
+    found.begin()
+    found.map(PLACE, PAGES, file=True)
+    look(found)
+    found.command(POKE, 7, PLACE + 2 * PAGE, PAGE)
+    found.answers()
+    return found
+
+
+@pytest.fixture
+def moving(mapper: Mapper, move: Mover, file: Path) -> Move:
+    """Begin a move into a process that has a copy of the file's directory in its place."""
+    copies = file.parent.with_name("copies")
+    shutil.copytree(file.parent, copies)
+    mount = f'mount --bind "{copies}" "{file.parent}" && exec "$0"'
+    return move(mapper.app, held=("unshare", "--mount", "sh", "-c", mount, hold_path()))
+
+
+def look(mapper: Mapper) -> None:
+    mapper.command(PEEK, 0, PLACE, PAGES * PAGE)
+    mapper.answers()
+
+
+def copy_of(file: Path) -> Path:
+    return file.parent.with_name("copies") / file.name
+
+
+def replace(file: Path) -> str:
+    """Let another file take its place, as whoever writes a file safely does; return its name."""
+    new = file.with_name("new")
+    new.write_bytes(bytes(reversed(file.read_bytes())))
+    os.replace(new, file)
+    return file.name
+
+
+def open_again(mapper: Mapper, file: Path) -> None:
+    """Have the program open and map the file by its name, at the same place as before."""
+    memory = Memory(mapper.app.pid)
+    memory.write(ARENA, os.fsencode(file) + b"\0")
+    memory.close()
+    number = mapper.call(NR_OPEN, ARENA, os.O_RDWR, 0)
+    assert mapper.call(NR_DUP2, number, FILE) == FILE
+    assert mapper.call(NR_CLOSE, number) == 0
+    assert mapper.call(NR_MUNMAP, PLACE, PAGES * PAGE) == 0
+    assert mapper.call(NR_MUNMAP, ARENA - HUGE, HUGE) == 0
+    mapper.map(PLACE, PAGES, file=True)
+    look(mapper)
+
+
+def check(mapper: Mapper, moving: Move) -> None:
+    found = differing(mapper.app, moving.target)
+    assert not found, "\n".join(found[:9])
+    mapper.app = moving.switch()
+    look(mapper)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_file_that_took_the_place_of_another_is_mapped(
+    mapper: Mapper, moving: Move, file: Path, rounds: int
+) -> None:
+    moving.round()
+    replace(file)
+    open_again(mapper, file)
+    for _ in range(1, rounds):
+        moving.round()
+    moving.sync_files = lambda: [str(file.with_name(replace(copy_of(file))))]
+    moving.freeze()
+    check(mapper, moving)
+
+
+def chmod(file: Path) -> None:
+    file.chmod(0o640)
+
+
+def write(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.write(b"another beginning")
+
+
+@pytest.mark.parametrize(("late", "change"), [(False, chmod), (True, chmod), (True, write)])
+def test_private_pages_outlive_a_file_that_is_sent_again(
+    mapper: Mapper, moving: Move, file: Path, late: bool, change: Callable[[Path], None]
+) -> None:
+    """Whoever sends it again does so for what has changed since he looked first, also before us."""
+    if not late:
+        change(file)
+    moving.round()
+    if late:
+        change(file)
+
+    def sync() -> list[str]:
+        shutil.copyfile(file, copy_of(file))
+        return [str(file)]
+
+    moving.sync_files = sync
+    moving.freeze()
+    check(mapper, moving)
+
+
+def test_a_file_that_did_not_change_is_not_mapped_anew(mapper: Mapper, moving: Move) -> None:
+    moving.round()
+    assert moving.freeze().pages < PAGES
+    check(mapper, moving)
