@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 X86_64, I386 = 0xC000003E, 0x40000003
 X32 = 0x40000000
-ALLOW, ERRNO = 0x7FFF0000, 0x00050000
+ERRNO = 0x00050000
 _DATA = struct.Struct("=iIQ6Q")
 _ARGUMENTS = ((0,) * 6, (2**64 - 1,) * 6, (0x7E020000,) * 6, (8,) * 6, (40,) * 6)
 _NUMBERS = range(480)

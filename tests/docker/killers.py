@@ -18,11 +18,10 @@ from docker_livemig.steps import TargetState
 from tests import pace
 from tests.docker import stopper
 from tests.docker.commands import Command
-from tests.docker.moves import Pair, processes
+from tests.docker.moves import PLUGIN, Pair, processes
 from tests.hosts import Host, restart
 from tests.hosts.config import REPO
 
-PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-livemig"
 DAEMON = "/etc/docker/daemon.json"
 LIMIT = pace.limit(90)
 IMPATIENT = {"LIVEMIG_SSH": "-o ConnectTimeout=2"}  # where it is a dropped link that is waited for

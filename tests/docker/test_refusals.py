@@ -17,14 +17,13 @@ from livemig.model import TrackerChoice
 from livemig.system.device import PATH
 from livemig.tracker import check_tracker
 from tests.conftest import NothingLeft
-from tests.docker.moves import Pair, answers, facts, refused, replaced, set_up
+from tests.docker.moves import PLUGIN, Pair, answers, facts, refused, replaced, set_up
 from tests.hosts import RECORDER, Host, cut, load_images
 from tests.unit import fake_peer
 
 pytestmark = pytest.mark.docker
 
 NAME = "refused"
-PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-livemig"
 KEYS = "/etc/ssh/authorized_keys"
 ROOM = "/var/lib/docker"
 INODES = 1 << 20

@@ -25,7 +25,6 @@ _TIOCGPTN, _TIOCGDEV, _TIOCGEXCL = 0x80045430, 0x80045432, 0x80045440
 _TIOCSIG, _TIOCGPTPEER = 0x40045436, 0x5441
 _TERMIOS2 = struct.Struct("=IIIIB19sII")
 _LOCKED_SIZE = 64  # no less than struct termios
-_PTY_SLAVES = range(136, 144)
 _TTY_DEVICE = (5, 0)
 
 
@@ -162,11 +161,6 @@ def is_master(descriptor: int) -> bool:
 def device(descriptor: int) -> int:
     """Return the device number of the terminal behind a descriptor, be it opened as /dev/tty."""
     return _number(descriptor, _TIOCGDEV)
-
-
-def is_slave_device(number: int) -> bool:
-    """Tell whether a device number is that of a pseudo-terminal's slave."""
-    return os.major(number) in _PTY_SLAVES
 
 
 def is_own_device(number: int) -> bool:
