@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import struct
-from dataclasses import fields
-from pathlib import Path
 
 import msgpack  # type: ignore[import-untyped]
 import pytest
@@ -13,20 +10,6 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docker_livemig.messages import Resume, Settle, Status
-from docker_livemig.requests import (
-    Hello,
-    MoveRequest,
-    MoveSummary,
-    MoveView,
-    Outcome,
-    Progress,
-    Query,
-    Recover,
-    Recovered,
-    Report,
-    RoundStat,
-)
 from livemig.errors import ProtocolError, VersionMismatch
 from livemig.frames import (
     HEADER_SIZE,
@@ -185,22 +168,3 @@ def test_what_is_too_large_is_not_sent() -> None:
         encode(FrameType.PAGES, None, [bytes(MAX_PAYLOAD), b"x"])
     with pytest.raises(ProtocolError, match="body of STATE"):
         encode(FrameType.STATE, bytes(MAX_BODY))
-
-
-def test_the_specification_lists_every_type() -> None:
-    text = (Path(__file__).resolve().parents[2] / "PROTOCOL.md").read_text()
-    rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \|", text, re.MULTILINE)
-    assert {name: int(value) for value, name in rows} == {t.name: t.value for t in FrameType}
-
-
-SPECIFIED = [
-    *(Hello, MoveRequest, Progress, MoveSummary, RoundStat),
-    *(Query, Report, MoveView, Recover, Recovered, Outcome, Settle, Resume, Status),
-]
-
-
-@pytest.mark.parametrize("cls", SPECIFIED)
-def test_the_specification_names_every_field(cls: type) -> None:
-    text = (Path(__file__).resolve().parents[2] / "PROTOCOL.md").read_text()
-    for field in fields(cls):
-        assert f"`{field.name}`" in text
