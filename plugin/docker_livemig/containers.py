@@ -57,7 +57,11 @@ _NOT_COMPARED = {
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """A container: what it takes to make it again, and where its parts are on the source."""
+    """A container: what it takes to make it again, and where its parts are on the source.
+
+    ``address`` is the one on the default bridge, ``addresses`` are all that it has, IPv6 too.
+    ``directory`` is where Docker keeps the files that it writes for the container.
+    """
 
     id: str
     name: str
@@ -78,6 +82,8 @@ class ContainerSpec:
     address: str
     cgroup_parent: str
     apparmor: str
+    addresses: tuple[str, ...] = ()
+    directory: str = ""
 
     @property
     def keeps_restarting(self) -> bool:
@@ -115,6 +121,8 @@ def describe(api: docker.APIClient, name: str) -> ContainerSpec:
         address=_address(found),
         cgroup_parent=host.get("CgroupParent") or "",
         apparmor=found.get("AppArmorProfile") or "",
+        addresses=_addresses(found),
+        directory=os.path.dirname(found["HostsPath"]),
     )
 
 
@@ -351,6 +359,12 @@ def _upper_dir(found: dict[str, Any]) -> str:
 def _address(found: dict[str, Any]) -> str:
     networks = found["NetworkSettings"].get("Networks") or {}
     return str(networks.get("bridge", {}).get("IPAddress") or "")
+
+
+def _addresses(found: dict[str, Any]) -> tuple[str, ...]:
+    networks = (found["NetworkSettings"].get("Networks") or {}).values()
+    each = (network.get(key) for network in networks for key in ("IPAddress", "GlobalIPv6Address"))
+    return tuple(address for address in each if address)
 
 
 def _image_name(api: docker.APIClient, spec: ContainerSpec) -> str:

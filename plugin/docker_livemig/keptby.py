@@ -6,12 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
 from docker_livemig.bundle import read_bundle
+from docker_livemig.containers import ContainerSpec
+from docker_livemig.ownfiles import edited_files
 from livemig.errors import NotCarried
 from livemig.system.handles import CLONE_NEWIPC, set_namespace
 
@@ -20,37 +19,25 @@ _SYSV = {
     "sem": "System V semaphores",
     "msg": "a System V message queue",
 }
-_WRITTEN_BY_DOCKER = 1.0  # seconds after the start of the first process
 _MANY = "/sys/fs/cgroup/"  # one mount for each hierarchy
 
 
-def refuse_kept(name: str, container_id: str, pid: int) -> None:
+def refuse_kept(spec: ContainerSpec, pid: int) -> None:
     """Raise NotCarried for IPC objects of the container of process ``pid``, and for its mounts.
 
-    That is for mounts that were made inside it; those that Docker made are Docker's concern.
+    That is for mounts that were made inside it; those that Docker made are Docker's concern. So it
+    is for files that Docker writes, where they were changed inside.
     """
     if found := [
         *_files_in_memory(pid),
-        *_edited_files(pid),
+        *edited_files(spec, pid),
         *_ipc_objects(pid),
-        *_mounts(container_id, pid),
+        *_mounts(spec.id, pid),
     ]:
         raise NotCarried(
-            f"container {name} has what cannot be carried to another host: {'; '.join(found)}",
+            f"container {spec.name} has what cannot be carried to another host: {'; '.join(found)}",
             hint="remove these, or wait for a version that carries them",
         )
-
-
-def _edited_files(pid: int) -> Iterator[str]:
-    """Docker writes these files anew on every host; what the container wrote would be lost."""
-    started = psutil.Process(pid).create_time()
-    for place in ("etc/hosts", "etc/hostname", "etc/resolv.conf"):
-        path = Path(f"/proc/{pid}/root/{place}")
-        with suppress(FileNotFoundError):
-            found = path.lstat()
-            mounted = found.st_dev != path.parent.stat().st_dev
-            if mounted and found.st_mtime > started + _WRITTEN_BY_DOCKER:
-                yield f"the file /{place}, which was changed inside the container"
 
 
 def _files_in_memory(pid: int) -> Iterator[str]:

@@ -139,3 +139,38 @@ def ask_mover(host: Host, moves: int) -> list[int]:
         if answers and int(answers[-1][1]) > moves:
             return [int(word) for word in answers[-1]]
         assert time.monotonic() < deadline, (answers[-3:], logs.stderr)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--add-host", "x:10.1.2.3", "--add-host", "y:host-gateway", "--add-host", "z:fe80::1"),
+        ("--hostname", "first", "--domainname", "example.org", "--dns", "10.1.1.1"),
+        ("--hostname", "first.example.org"),
+        ("--network", "none"),
+    ],
+    ids=lambda options: options[0] + options[1][:5],
+)
+def test_what_docker_itself_writes_into_its_files_is_no_edit(
+    pair: Pair, recorder_image: str, options: tuple[str, ...]
+) -> None:
+    """Such as the names of hosts, of which the container has changed none."""
+    source, target = pair
+    start(source, recorder_image, docker=options)
+    move(source, NAME, target)
+    move(target, NAME, source)
+    hosts = source.run(["docker", "exec", NAME, "cat", "/etc/hosts"]).stdout
+    assert options[1] == "none" or options[1].partition(":")[0] in hosts
+
+
+def test_a_resolver_of_dockers_own_is_no_edit(pair: Pair, recorder_image: str) -> None:
+    """20.10 leaves it, with no new digest, when the container is off the user's network again."""
+    source, target = pair
+    start(source, recorder_image)
+    source.run(["docker", "network", "create", "passing"])
+    try:
+        source.run(["docker", "network", "connect", "passing", NAME])
+        source.run(["docker", "network", "disconnect", "passing", NAME])
+    finally:
+        source.run(["docker", "network", "rm", "passing"])
+    move(source, NAME, target)

@@ -182,10 +182,28 @@ def test_mounts_that_were_made_inside(pair: Pair, recorder_image: str) -> None:
     assert answers(source, NAME, "5") == "ok 1 5 1"
 
 
-def test_a_file_of_docker_that_was_edited_inside(pair: Pair, recorder_image: str) -> None:
+# What changes a file of Docker's, when, and what the message says of it.
+EDITS = {
+    "hosts": ("echo 10.9.9.9 other >> /etc/hosts", ["/etc/hosts", "'10.9.9.9 other'"]),
+    "hosts-set-back": (
+        "echo 10.9.9.9 other >> /etc/hosts; touch -d 2020-01-01 /etc/hosts",
+        ["/etc/hosts", "'10.9.9.9 other'"],
+    ),
+    "hosts-emptied": (": > /etc/hosts", ["/etc/hosts", "it lacks localhost"]),
+    "hostname": ("echo other > /etc/hostname", ["/etc/hostname", "it says 'other'"]),
+    "resolv": ("echo nameserver 10.9.9.9 > /etc/resolv.conf", ["/etc/resolv.conf"]),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_file_of_docker_that_was_edited_at_once(
+    pair: Pair, recorder_image: str, edit: str
+) -> None:
+    """The program does it itself, before anything else: within milliseconds of its start."""
     source = pair[0]
-    source.run(["docker", "run", "-d", "-i", "--name", NAME, recorder_image])
-    edit = "echo 10.9.9.9 other >> /etc/hosts; touch -d '+5 seconds' /etc/hosts"
-    source.run(["docker", "exec", NAME, "sh", "-c", f"{edit} || touch -d 2030-01-01 /etc/hosts"])
-    refused(source, NAME, "lmb", NotCarried, "/etc/hosts", "changed inside")
+    script, words = EDITS[edit]
+    argv = ["--entrypoint", "sh", recorder_image, "-c", f"{script}; exec recorder"]
+    source.run(["docker", "run", "-d", "-i", "--name", NAME, *argv])
     assert answers(source, NAME, "5") == "ok 1 5 1"
+    refused(source, NAME, "lmb", NotCarried, "changed inside", *words)
+    assert answers(source, NAME, "5") == "ok 2 5 1"
