@@ -182,6 +182,28 @@ def test_mounts_that_were_made_inside(pair: Pair, recorder_image: str) -> None:
     assert answers(source, NAME, "5") == "ok 1 5 1"
 
 
+DEVICES = {
+    "link": ("ln -s /dev/urandom /dev/extra", "/dev/extra"),
+    "node": ("mknod /dev/extra c 1 9", "/dev/extra"),
+    "file": ("echo kept > /dev/extra", "/dev/extra"),
+    "directory": ("mkdir /dev/net", "/dev/net"),
+    "mode": ("chmod 600 /dev/zero", "/dev/zero"),
+    "another-node": ("rm /dev/random; mknod -m 666 /dev/random c 1 9", "/dev/random"),
+    "another-link": ("ln -sfn /proc/self/fd/1 /dev/stderr", "/dev/stderr"),
+}
+
+
+@pytest.mark.parametrize("kind", DEVICES)
+def test_what_was_made_among_the_devices(pair: Pair, recorder_image: str, kind: str) -> None:
+    source = pair[0]
+    script, named = DEVICES[kind]
+    source.run(["docker", "run", "-d", "-i", "--name", NAME, recorder_image])
+    source.run(["docker", "exec", NAME, "sh", "-c", script])
+    message = refused(source, NAME, "lmb", NotCarried, f"{named}, which was made or changed inside")
+    assert message.count("/dev/") == 1, "what the runtime made is named too"
+    assert answers(source, NAME, "5") == "ok 1 5 1"
+
+
 # What changes a file of Docker's, when, and what the message says of it.
 EDITS = {
     "hosts": ("echo 10.9.9.9 other >> /etc/hosts", ["/etc/hosts", "'10.9.9.9 other'"]),
