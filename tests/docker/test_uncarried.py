@@ -173,6 +173,25 @@ def test_a_connection_of_busybox(pair: Pair, recorder_image: str) -> None:
             caller.kill()
 
 
+@pytest.mark.parametrize(
+    ("mode", "changes", "words"),
+    [
+        ("bridge", ["disconnect bridge"], "no connection to the network bridge"),
+        ("bridge", ["disconnect bridge", "connect none"], "no connection to the network bridge"),
+        ("none", ["disconnect none", "connect bridge"], "the network bridge, to which it was"),
+    ],
+)
+def test_networks_that_were_changed_later(
+    pair: Pair, recorder_image: str, mode: str, changes: list[str], words: str
+) -> None:
+    source = pair[0]
+    source.run(["docker", "run", "-d", "-i", "--name", NAME, "--network", mode, recorder_image])
+    for change in changes:
+        source.run(["docker", "network", *change.split(), NAME])
+    refused(source, NAME, "lmb", NotCarried, words)
+    assert answers(source, NAME, "5") == "ok 1 5 1"
+
+
 def test_mounts_that_were_made_inside(pair: Pair, recorder_image: str) -> None:
     source = pair[0]
     may = ["--cap-add", "SYS_ADMIN", "--security-opt", "apparmor=unconfined"]

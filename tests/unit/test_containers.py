@@ -127,6 +127,26 @@ def test_what_the_host_configuration_shows_is_named(field: str, value: object, n
 
 
 @pytest.mark.parametrize(
+    ("mode", "networks", "named"),
+    [
+        ("default", (), ["no connection to the network bridge, from which it was disconnected"]),
+        ("bridge", ("none",), ["no connection to the network bridge, from which it was disconnec"]),
+        ("none", ("bridge",), ["the network bridge, to which it was connected"]),
+        ("none", (), []),
+        ("none", ("none",), []),
+        ("bridge", ("bridge",), []),
+    ],
+)
+def test_networks_that_are_not_those_of_the_start_are_named(
+    mode: str, networks: tuple[str, ...], named: list[str]
+) -> None:
+    host = {**SPEC.host_config, "NetworkMode": mode}
+    found = uncarried(replace(SPEC, host_config=host, networks=networks), INFO)
+    assert len(found) == len(named)
+    assert all(text.startswith(words) for text, words in zip(found, named, strict=True))
+
+
+@pytest.mark.parametrize(
     ("mount", "named"),
     [
         ({"Type": "volume", "Name": "data"}, "volume data at /x"),
