@@ -59,8 +59,9 @@ _NOT_COMPARED = {
 class ContainerSpec:
     """A container: what it takes to make it again, and where its parts are on the source.
 
-    ``address`` is the one on the default bridge, ``addresses`` are all that it has, IPv6 too.
-    ``directory`` is where Docker keeps the files that it writes for the container.
+    ``address`` is the one on the default bridge, ``addresses`` are all that it has, IPv6 too, each
+    with the length of its network's prefix (172.17.0.2/16). ``directory`` is where Docker keeps the
+    files that it writes for the container.
     """
 
     id: str
@@ -363,8 +364,13 @@ def _address(found: dict[str, Any]) -> str:
 
 def _addresses(found: dict[str, Any]) -> tuple[str, ...]:
     networks = (found["NetworkSettings"].get("Networks") or {}).values()
-    each = (network.get(key) for network in networks for key in ("IPAddress", "GlobalIPv6Address"))
-    return tuple(address for address in each if address)
+    keys = (("IPAddress", "IPPrefixLen"), ("GlobalIPv6Address", "GlobalIPv6PrefixLen"))
+    return tuple(
+        f"{network[address]}/{network[length]}"
+        for network in networks
+        for address, length in keys
+        if network.get(address)
+    )
 
 
 def _image_name(api: docker.APIClient, spec: ContainerSpec) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 from docker_livemig.containers import ContainerSpec
@@ -60,27 +60,32 @@ def _content(path: Path) -> bytes:
 
 def hosts_edit(text: str, spec: ContainerSpec) -> str:
     """Return what of an /etc/hosts cannot be Docker's, or nothing; comments do not matter."""
-    known, anywhere = _known_names(spec)
     left = {"localhost", *_extra_names(spec)}
     for line in text.splitlines():
         address, *names = line.partition("#")[0].split() or [""]
-        if not set(names) <= known.get(_canonical(address), set()) | anywhere:
+        if not set(names) <= _names_of(address, spec):
             return f"its line {line.strip()[:_SHOWN]!r}"
         left.difference_update(names)
     return f"it lacks {', '.join(sorted(left))}" if left else ""
 
 
-def _known_names(spec: ContainerSpec) -> tuple[dict[str, set[str]], set[str]]:
-    """Return the names that Docker writes by their address, and those for which it chooses one."""
-    known = {address: set(names) for address, names in _STANDARD.items()}
-    anywhere = set()
-    for name, address in _extra_hosts(spec):
-        if address == _GATEWAY:
-            anywhere.add(name)
-        known.setdefault(_canonical(address), set()).add(name)
-    for address in spec.addresses:
-        known.setdefault(_canonical(address), set()).update(_own_names(spec))
-    return known, anywhere
+def _names_of(address: str, spec: ContainerSpec) -> set[str]:
+    """Return the names that Docker may have written after an address."""
+    names = set(_STANDARD.get(_canonical(address), ()))
+    for name, its in _extra_hosts(spec):
+        if its == _GATEWAY or _canonical(its) == _canonical(address):
+            names.add(name)
+    return names | _own_names(spec) if _is_near(address, spec) else names
+
+
+def _is_near(address: str, spec: ContainerSpec) -> bool:
+    """Tell whether an address is, or may have been, the container's own.
+
+    Engines leave the line of one that it had before it was disconnected from the network (20.10).
+    """
+    with suppress(ValueError):
+        return any(ip_address(address) in ip_interface(own).network for own in spec.addresses)
+    return False
 
 
 def _own_names(spec: ContainerSpec) -> set[str]:

@@ -174,3 +174,16 @@ def test_a_resolver_of_dockers_own_is_no_edit(pair: Pair, recorder_image: str) -
     finally:
         source.run(["docker", "network", "rm", "passing"])
     move(source, NAME, target)
+
+
+def test_an_address_that_it_had_before_is_no_edit(pair: Pair, recorder_image: str) -> None:
+    """20.10 leaves its line in /etc/hosts when the container joins the bridge again."""
+    source, target = pair
+    start(source, recorder_image)
+    source.run(["docker", "network", "disconnect", "bridge", NAME])
+    source.run(["docker", "run", "-d", "-i", "--name", "taker", recorder_image])
+    try:
+        source.run(["docker", "network", "connect", "bridge", NAME])
+        move(source, NAME, target)
+    finally:
+        source.run(["docker", "rm", "-f", "taker"])

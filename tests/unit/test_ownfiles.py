@@ -28,7 +28,7 @@ LINES_29 = LINES_20_10.replace("::0\t", "::\t")
 WITHOUT_IPV6 = "127.0.0.1\tlocalhost\n"
 NAMED = replace(
     SPEC,
-    addresses=("172.17.0.2", "2001:db8::2"),
+    addresses=("172.17.0.2/16", "2001:db8::2/64"),
     config={"Hostname": "web", "Domainname": "example.org"},
     host_config={"ExtraHosts": ["x:10.1.2.3", "six:2001:db8::9", "gate:host-gateway"]},
 )
@@ -42,6 +42,7 @@ EXTRA = "10.1.2.3\tx\n"
         LINES_20_10 + EXTRA + "2001:db8::9\tsix\n172.17.0.1\tgate\n" + OWN,
         LINES_29 + EXTRA + "2001:db8:0::9\tsix\n172.17.0.1\tgate\n" + OWN + OWN.replace("172", "#"),
         LINES_29 + EXTRA + "2001:db8::2\tweb.example.org web\n" + OWN,
+        LINES_20_10 + EXTRA + OWN.replace(".0.2", ".0.9") + OWN,
         WITHOUT_IPV6 + EXTRA + OWN,
         "# what Docker may say some day\n\n" + LINES_29 + EXTRA,
     ],
@@ -55,6 +56,7 @@ def test_what_docker_writes_is_no_edit(text: str) -> None:
     [
         (LINES_29 + EXTRA + OWN + "10.9.9.9 db\n", "its line '10.9.9.9 db'"),
         (LINES_29 + EXTRA + "10.9.9.9 web\n", "its line '10.9.9.9 web'"),
+        (LINES_29 + EXTRA + "127.0.0.1 web\n", "its line '127.0.0.1 web'"),
         (LINES_29 + EXTRA + "172.17.0.2 web shop\n", "its line '172.17.0.2 web shop'"),
         (LINES_29 + EXTRA + "127.0.0.1 blocked.example\n", "its line '127.0.0.1 blocked.example'"),
         (LINES_29 + OWN, "it lacks x"),
@@ -67,7 +69,7 @@ def test_what_a_container_wrote_is_named(text: str, edit: str) -> None:
 
 
 def test_a_name_that_was_split_by_docker() -> None:
-    spec = replace(SPEC, addresses=("172.17.0.4",), config={"Hostname": "h.example.com"})
+    spec = replace(SPEC, addresses=("172.17.0.4/16",), config={"Hostname": "h.example.com"})
     assert hosts_edit(WITHOUT_IPV6 + "172.17.0.4\th.example.com h\n", spec) == ""
 
 
