@@ -13,7 +13,7 @@ from livemig.model import TRACKERS, TrackerChoice
 from livemig.tracker import check_tracker
 from tests import pace
 from tests.docker.moves import Pair, inspect, move
-from tests.hosts import Host, leaks, snapshot
+from tests.hosts import Host, leaks, load_images, snapshot
 from tests.programs import copy_to
 from tests.typist import Typist
 
@@ -187,3 +187,28 @@ def test_an_address_that_it_had_before_is_no_edit(pair: Pair, recorder_image: st
         move(source, NAME, target)
     finally:
         source.run(["docker", "rm", "-f", "taker"])
+
+
+def test_a_port_whose_number_docker_chose(pair: Pair, recorder_image: str) -> None:
+    """Another has it on the target: the user hears where the container is reached now."""
+    source, target = pair
+    start(source, recorder_image, docker=("-p", "80", "-p", "18099:81"))
+    before = {port["HostPort"] for port in published(source, "80/tcp")}
+    taken = [word for port in before for word in ("-p", f"{port}:80")]
+    load_images(target)
+    target.run(["docker", "run", "-d", "-i", "--name", "taker", *taken, recorder_image])
+    try:
+        notes = [note for note in move(source, NAME, target)["notes"] if "port" in note]
+        assert len(notes) == 1, notes
+        assert notes[0].startswith("port 80/tcp was published as ")
+        old, new = notes[0].split(", and is now as ")
+        assert all(f":{port}" in old for port in before)
+        assert all(f":{port['HostPort']}" in new for port in published(target, "80/tcp"))
+    finally:
+        target.run(["docker", "rm", "-f", "taker"])
+
+
+def published(host: Host, port: str) -> list[dict[str, str]]:
+    """Return where a port of the container is reached, as Docker has it."""
+    found: list[dict[str, str]] = inspect(host, NAME)["NetworkSettings"]["Ports"][port]
+    return found
