@@ -368,9 +368,10 @@ def _ask(command: str, words: list[str], given: Globals) -> int:
         prog=f"docker {_PLUGIN} {command}", description=_QUESTIONS[command], allow_abbrev=False
     )
     options = arguments(parser).parse_args(words)
-    if text := answer(options, hosts.current_endpoint(given.host, given.context)):
+    text, code = answer(options, hosts.current_endpoint(given.host, given.context))
+    if text:
         sys.stdout.write(text + "\n")
-    return SUCCESS
+    return code
 
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {

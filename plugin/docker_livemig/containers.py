@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import requests
@@ -57,7 +57,13 @@ _NOT_COMPARED = {
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """A container: what it takes to make it again, and where its parts are on the source."""
+    """A container: what it takes to make it again, and where its parts are on the source.
+
+    ``address`` is the one on the default bridge, ``addresses`` are all that it has, IPv6 too, each
+    with the length of its network's prefix (172.17.0.2/16). ``ports`` are published ones, with the
+    places where each is reached. ``directory`` is where Docker keeps the files that it writes for
+    the container.
+    """
 
     id: str
     name: str
@@ -78,6 +84,9 @@ class ContainerSpec:
     address: str
     cgroup_parent: str
     apparmor: str
+    addresses: tuple[str, ...] = ()
+    ports: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    directory: str = ""
 
     @property
     def keeps_restarting(self) -> bool:
@@ -115,6 +124,9 @@ def describe(api: docker.APIClient, name: str) -> ContainerSpec:
         address=_address(found),
         cgroup_parent=host.get("CgroupParent") or "",
         apparmor=found.get("AppArmorProfile") or "",
+        addresses=_addresses(found),
+        ports=_ports(found),
+        directory=os.path.dirname(found["HostsPath"]),
     )
 
 
@@ -247,11 +259,11 @@ def differences(spec: ContainerSpec, made: dict[str, Any]) -> list[str]:
         (spec.config, made["Config"]),
         (spec.host_config, made["HostConfig"]),
     ):
-        for field, value in wanted.items():
-            other = got.get(field)
+        for key, value in wanted.items():
+            other = got.get(key)
             same = value == other or (value in _EMPTY and other in _EMPTY)
-            if field not in _NOT_COMPARED and not same:
-                found.append(f"{field} is {other!r}, not {value!r}")
+            if key not in _NOT_COMPARED and not same:
+                found.append(f"{key} is {other!r}, not {value!r}")
     return found
 
 
@@ -294,10 +306,21 @@ def pass_on(api: docker.APIClient, container_id: str, *, stop: bool, restart: bo
             api.stop(container_id)
 
 
-def address(api: docker.APIClient, container_id: str) -> str:
-    """Return the container's address on the default bridge, or nothing when it has none."""
+def changed_ways(api: docker.APIClient, container_id: str, spec: ContainerSpec) -> list[str]:
+    """Return, in words for users, which ways to reach the container are not those of ``spec``.
+
+    These are its address on the default bridge, and published ports whose number Docker chose.
+    """
     with translating(f"looking at container {container_id[:12]}", TransferError):
-        return _address(api.inspect_container(container_id))
+        found = api.inspect_container(container_id)
+    address, ports = _address(found), _ports(found)
+    changes = [f"the container's address changed from {spec.address} to {address}"]
+    return changes * (address != spec.address) + [
+        f"port {port} was published as {', '.join(before)}, and is now "
+        + (f"as {', '.join(ports[port])}" if ports.get(port) else "not")
+        for port, before in spec.ports.items()
+        if before and ports.get(port) != before
+    ]
 
 
 def remove(
@@ -351,6 +374,28 @@ def _upper_dir(found: dict[str, Any]) -> str:
 def _address(found: dict[str, Any]) -> str:
     networks = found["NetworkSettings"].get("Networks") or {}
     return str(networks.get("bridge", {}).get("IPAddress") or "")
+
+
+def _addresses(found: dict[str, Any]) -> tuple[str, ...]:
+    networks = (found["NetworkSettings"].get("Networks") or {}).values()
+    keys = (("IPAddress", "IPPrefixLen"), ("GlobalIPv6Address", "GlobalIPv6PrefixLen"))
+    return tuple(
+        f"{network[address]}/{network[length]}"
+        for network in networks
+        for address, length in keys
+        if network.get(address)
+    )
+
+
+def _ports(found: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return where each published port is reached: {"80/tcp": ("0.0.0.0:32768", "[::]:32768")}."""
+    ports = found["NetworkSettings"].get("Ports") or {}
+    return {port: tuple(sorted(map(_place, places or ()))) for port, places in ports.items()}
+
+
+def _place(binding: dict[str, str]) -> str:
+    host = binding.get("HostIp") or "0.0.0.0"
+    return f"[{host}]:{binding['HostPort']}" if ":" in host else f"{host}:{binding['HostPort']}"
 
 
 def _image_name(api: docker.APIClient, spec: ContainerSpec) -> str:

@@ -16,6 +16,15 @@ from docker_livemig.containers import ContainerSpec
 
 _BILLION = 1_000_000_000
 
+# Docker's names (moby/sys/signal), whatever the C library has taken for itself.
+_FIRST, _LAST = 34, 64
+_REAL_TIME = {
+    "RTMIN": _FIRST,
+    "RTMAX": _LAST,
+    **{f"RTMIN+{each}": _FIRST + each for each in range(1, 16)},
+    **{f"RTMAX-{each}": _LAST - each for each in range(1, 15)},
+}
+
 Hear = Callable[[str, dict[str, str]], None]
 
 
@@ -73,6 +82,10 @@ def stop_signal(spec: ContainerSpec) -> int:
     word = str(spec.config.get("StopSignal") or "TERM").upper().removeprefix("SIG")
     if word.isdigit():
         return int(word)
+    return _REAL_TIME.get(word) or _numbered(word) or int(signal.SIGTERM)
+
+
+def _numbered(word: str) -> int | None:
     with suppress(KeyError):
         return int(signal.Signals[f"SIG{word}"])
-    return int(signal.SIGTERM)
+    return None

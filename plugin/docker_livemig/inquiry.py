@@ -8,7 +8,9 @@ import time
 from dataclasses import asdict
 
 from docker_livemig import client, far, hosts
+from docker_livemig.exits import EXIT_CODES, SUCCESS
 from docker_livemig.requests import MoveView, Query, Recover, Report
+from livemig.errors import InDoubt
 from livemig.frames import FrameType
 
 
@@ -55,8 +57,8 @@ def _add_format(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("table", "json"), default="table")
 
 
-def status(options: argparse.Namespace, endpoint: str) -> str:
-    """Return what `docker livemig status` shows."""
+def status(options: argparse.Namespace, endpoint: str) -> tuple[str, int]:
+    """Return what `docker livemig status` shows, and its exit code."""
     if options.host:
         peer, local = far.connect_ssh(hosts.resolve(options.host), role="client"), ""
     else:
@@ -64,17 +66,23 @@ def status(options: argparse.Namespace, endpoint: str) -> str:
     query = Query(ask=True, **client.surroundings(local))
     report = client.ask(peer, FrameType.QUERY, query, FrameType.REPORT, Report)
     if options.format == "json":
-        return json.dumps(asdict(report), indent=2)
-    return _table(report.moves)
+        return json.dumps(asdict(report), indent=2), SUCCESS
+    return _table(report.moves), SUCCESS
 
 
-def recover(options: argparse.Namespace, endpoint: str) -> str:
-    """Carry out `docker livemig recover`, and return what it shows."""
+def recover(options: argparse.Namespace, endpoint: str) -> tuple[str, int]:
+    """Carry out `docker livemig recover`; return what it shows, and its exit code.
+
+    That is InDoubt's where a move stays in doubt.
+    """
     wish = Recover(move_id=options.id, force=options.force or "", other=options.other)
     recovered = client.end_moves(endpoint, wish)
+    in_doubt = any(each.result == "in-doubt" for each in recovered.outcomes)
+    code = EXIT_CODES[InDoubt] if in_doubt else SUCCESS
     if options.format == "json":
-        return json.dumps(asdict(recovered), indent=2)
-    return "\n".join(f"{each.container or each.id}: {each.text}" for each in recovered.outcomes)
+        return json.dumps(asdict(recovered), indent=2), code
+    lines = [f"{each.container or each.id}: {each.text}" for each in recovered.outcomes]
+    return "\n".join(lines), code
 
 
 def _table(moves: tuple[MoveView, ...]) -> str:

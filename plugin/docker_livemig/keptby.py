@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
 from docker_livemig.bundle import read_bundle
+from docker_livemig.containers import ContainerSpec
+from docker_livemig.ownfiles import edited_files
 from livemig.errors import NotCarried
 from livemig.system.handles import CLONE_NEWIPC, set_namespace
 
@@ -20,37 +21,44 @@ _SYSV = {
     "sem": "System V semaphores",
     "msg": "a System V message queue",
 }
-_WRITTEN_BY_DOCKER = 1.0  # seconds after the start of the first process
 _MANY = "/sys/fs/cgroup/"  # one mount for each hierarchy
 
+# What runc puts into /dev (its libcontainer/specconv and rootfs_linux.go), but for mounts.
+_NODES = {
+    "null": os.makedev(1, 3),
+    "zero": os.makedev(1, 5),
+    "full": os.makedev(1, 7),
+    "random": os.makedev(1, 8),
+    "urandom": os.makedev(1, 9),
+    "tty": os.makedev(5, 0),
+}
+_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
+    "core": "/proc/kcore",
+}
 
-def refuse_kept(name: str, container_id: str, pid: int) -> None:
+
+def refuse_kept(spec: ContainerSpec, pid: int) -> None:
     """Raise NotCarried for IPC objects of the container of process ``pid``, and for its mounts.
 
-    That is for mounts that were made inside it; those that Docker made are Docker's concern.
+    That is for mounts that were made inside it; those that Docker made are Docker's concern. So it
+    is for files that Docker writes, where they were changed inside.
     """
     if found := [
         *_files_in_memory(pid),
-        *_edited_files(pid),
+        *_device_files(pid),
+        *edited_files(spec, pid),
         *_ipc_objects(pid),
-        *_mounts(container_id, pid),
+        *_mounts(spec.id, pid),
     ]:
         raise NotCarried(
-            f"container {name} has what cannot be carried to another host: {'; '.join(found)}",
+            f"container {spec.name} has what cannot be carried to another host: {'; '.join(found)}",
             hint="remove these, or wait for a version that carries them",
         )
-
-
-def _edited_files(pid: int) -> Iterator[str]:
-    """Docker writes these files anew on every host; what the container wrote would be lost."""
-    started = psutil.Process(pid).create_time()
-    for place in ("etc/hosts", "etc/hostname", "etc/resolv.conf"):
-        path = Path(f"/proc/{pid}/root/{place}")
-        with suppress(FileNotFoundError):
-            found = path.lstat()
-            mounted = found.st_dev != path.parent.stat().st_dev
-            if mounted and found.st_mtime > started + _WRITTEN_BY_DOCKER:
-                yield f"the file /{place}, which was changed inside the container"
 
 
 def _files_in_memory(pid: int) -> Iterator[str]:
@@ -58,6 +66,30 @@ def _files_in_memory(pid: int) -> Iterator[str]:
         directory = Path(f"/proc/{pid}/root/{place}")
         for name in sorted(os.listdir(directory)) if directory.is_dir() else ():
             yield f"the file /{place}/{name}, which is kept in memory"
+
+
+def _device_files(pid: int) -> Iterator[str]:
+    """Yield what is in /dev, a file system in memory, and was not put there by the runtime.
+
+    What is mounted there is no concern of this one.
+    """
+    directory = f"/proc/{pid}/root/dev"
+    if not os.path.isdir(directory):
+        return
+    device = os.stat(directory).st_dev
+    for name in sorted(os.listdir(directory)):
+        path = f"{directory}/{name}"
+        with suppress(FileNotFoundError):  # removed just now
+            if os.lstat(path).st_dev == device and not _is_runtimes(name, path):
+                yield f"/dev/{name}, which was made or changed inside it, and is kept in memory"
+
+
+def _is_runtimes(name: str, path: str) -> bool:
+    if os.path.islink(path):
+        return os.readlink(path) == _LINKS.get(name)
+    found = os.lstat(path)
+    as_made = (stat.S_IFCHR | 0o666, 0, 0, _NODES.get(name))
+    return (found.st_mode, found.st_uid, found.st_gid, found.st_rdev) == as_made
 
 
 def _ipc_objects(pid: int) -> Iterator[str]:

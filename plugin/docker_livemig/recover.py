@@ -36,7 +36,8 @@ from livemig.wire import from_wire, to_wire
 def recover(request: Recover, client: Link) -> None:
     """End the move that is asked for, or all; tell ``client`` how each ended.
 
-    An error of the only one is raised; of several it is the outcome.
+    What stands in the way of the one that is asked for is raised; where all are, it is the outcome
+    of that one, which stays in doubt.
     """
     outcomes = []
     for journal in find(request.move_id):
@@ -53,10 +54,15 @@ def recover(request: Recover, client: Link) -> None:
         except (LivemigError, OSError) as error:
             if request.move_id:
                 raise
-            outcomes.append(Outcome(journal.move_id, "", "in-doubt", str(error)))
+            outcomes.append(Outcome(journal.move_id, "", "in-doubt", _in_words(error)))
         finally:
             journal.leave()
     client.send(FrameType.RECOVERED, to_wire(Recovered(os.uname().nodename, tuple(outcomes))))
+
+
+def _in_words(error: LivemigError | OSError) -> str:
+    hint = error.hint if isinstance(error, LivemigError) else ""
+    return f"{error}; {hint}" if hint else str(error)
 
 
 def find(move_id: str) -> list[Journal]:
@@ -116,8 +122,9 @@ class _Case:
         return InDoubt(
             f"the move {self.journal.move_id} of {self.name} is {self.journal.state} here, and "
             f"{host} cannot be asked: {error.message}",
-            hint="see whether the container runs there, then give --commit to have it run on the "
-            f"target, or --abort on the source; --other names another way to {host}",
+            hint="see whether the container runs there, then have it run on the target by "
+            f"`docker livemig recover {self.journal.move_id} --commit`, or on the source by "
+            f"--abort; --other names another way to {host}",
         )
 
     # On the source

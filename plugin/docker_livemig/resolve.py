@@ -74,7 +74,7 @@ def refuse(spec: ContainerSpec, resolved: Resolved) -> None:
     read_layout(resolved.pid, 1)
     with looked_at(resolved.pid) as terminal:
         read_descriptors(resolved.pid, Descriptions(resolved.streams, terminal))
-    refuse_kept(spec.name, spec.id, resolved.pid)
+    refuse_kept(spec, resolved.pid)
 
 
 def _streams(pid: int) -> dict[int, Role]:

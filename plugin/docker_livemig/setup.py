@@ -196,15 +196,27 @@ def reload(api: docker.APIClient, daemon: Daemon, done: Callable[[], bool]) -> N
 
 
 def find_daemon(api: docker.APIClient) -> Daemon:
-    """Return the process of the engine that ``api`` speaks to; NoDocker when it is not found."""
-    pids = [_pid_of_file(path) for path in _PIDFILES] + [_pid_of_peer(api)]
+    """Return the process of the engine that ``api`` speaks to; NoDocker when it is not found.
+
+    It is the one that listens there. Where systemd does (docker.socket), for the engine that people
+    have, the engine's own file names it.
+    """
+    pids = [_pid_of_peer(api)]
+    if _is_default(engine_api.address()):
+        pids += [_pid_of_file(path) for path in _PIDFILES]
     for pid in pids:
         if pid and _command_name(pid) == "dockerd":
             return Daemon(pid, _config_of(pid))
     raise NoDocker(
-        "the process of Docker's daemon was not found",
-        hint="setup knows a dockerd with its pid in /run/docker.pid; Docker Desktop is not one",
+        f"no dockerd was found that listens at {engine_api.address()}",
+        hint="setup knows a dockerd that listens there itself, or that has its pid in "
+        "/run/docker.pid; Docker Desktop is not one",
     )
+
+
+def _is_default(address: str) -> bool:
+    paths = (each.removeprefix("unix://") for each in (address, engine_api.DEFAULT_SOCKET))
+    return len(set(map(os.path.realpath, paths))) == 1
 
 
 def _pid_of_file(path: Path) -> int:

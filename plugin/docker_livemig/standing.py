@@ -169,7 +169,8 @@ class Standing:
         try:
             copies.settle_in(self._api, self._journal)
             self._journal.append(TargetState.RUNNING)
-            self._notes += self._address_note()
+            spec = copies.spec_of(self._journal)
+            self._notes += containers.changed_ways(self._api, self._container, spec)
         except (LivemigError, OSError) as error:
             self._notes.append(
                 f"Docker on {os.uname().nodename} does not know yet that the container runs: "
@@ -227,8 +228,3 @@ class Standing:
             raise ProtocolError("what was typed came for a container without a terminal")
         with closing(pty):
             self._late = typed.put_again(pty, found)
-
-    def _address_note(self) -> list[str]:
-        before = copies.spec_of(self._journal).address
-        after = containers.address(self._api, self._container)
-        return [f"the container's address changed from {before} to {after}"] * (before != after)

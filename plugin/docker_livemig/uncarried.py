@@ -62,8 +62,17 @@ def _networks(spec: ContainerSpec) -> Iterator[str]:
     for network in sorted(set(spec.networks) | {mode}):
         if network not in (*_NETWORKS, "host") and not network.startswith("container:"):
             yield f"network {network}"
+    yield from _connections(mode, spec.networks)
     for link in spec.host_config.get("Links") or []:
         yield f"link {link} (--link)"
+
+
+def _connections(mode: str, networks: tuple[str, ...]) -> Iterator[str]:
+    """Yield what `docker network` has changed: the target's Docker goes by ``mode`` alone."""
+    if mode in ("default", "bridge") and "bridge" not in networks:
+        yield "no connection to the network bridge, from which it was disconnected"
+    elif mode == "none" and "bridge" in networks:
+        yield "the network bridge, to which it was connected (it was started with --network none)"
 
 
 def _namespaces(host: dict[str, Any]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from livemig.model import TRACKERS, TrackerChoice
 from livemig.tracker import check_tracker
 from tests import pace
 from tests.docker.moves import Pair, inspect, move
-from tests.hosts import Host, leaks, snapshot
+from tests.hosts import Host, leaks, load_images, snapshot
 from tests.programs import copy_to
 from tests.typist import Typist
 
@@ -159,3 +159,76 @@ def ask_mover(host: Host, moves: int) -> list[int]:
         if answers and int(answers[-1][1]) > moves:
             return [int(word) for word in answers[-1]]
         assert time.monotonic() < deadline, (answers[-3:], logs.stderr)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--add-host", "x:10.1.2.3", "--add-host", "y:host-gateway", "--add-host", "z:fe80::1"),
+        ("--hostname", "first", "--domainname", "example.org", "--dns", "10.1.1.1"),
+        ("--hostname", "first.example.org"),
+        ("--network", "none"),
+    ],
+    ids=lambda options: options[0] + options[1][:5],
+)
+def test_what_docker_itself_writes_into_its_files_is_no_edit(
+    pair: Pair, recorder_image: str, options: tuple[str, ...]
+) -> None:
+    """Such as the names of hosts, of which the container has changed none."""
+    source, target = pair
+    start(source, recorder_image, docker=options)
+    move(source, NAME, target)
+    move(target, NAME, source)
+    hosts = source.run(["docker", "exec", NAME, "cat", "/etc/hosts"]).stdout
+    assert options[1] == "none" or options[1].partition(":")[0] in hosts
+
+
+def test_a_resolver_of_dockers_own_is_no_edit(pair: Pair, recorder_image: str) -> None:
+    """20.10 leaves it, with no new digest, when the container is off the user's network again."""
+    source, target = pair
+    start(source, recorder_image)
+    source.run(["docker", "network", "create", "passing"])
+    try:
+        source.run(["docker", "network", "connect", "passing", NAME])
+        source.run(["docker", "network", "disconnect", "passing", NAME])
+    finally:
+        source.run(["docker", "network", "rm", "passing"])
+    move(source, NAME, target)
+
+
+def test_an_address_that_it_had_before_is_no_edit(pair: Pair, recorder_image: str) -> None:
+    """20.10 leaves its line in /etc/hosts when the container joins the bridge again."""
+    source, target = pair
+    start(source, recorder_image)
+    source.run(["docker", "network", "disconnect", "bridge", NAME])
+    source.run(["docker", "run", "-d", "-i", "--name", "taker", recorder_image])
+    try:
+        source.run(["docker", "network", "connect", "bridge", NAME])
+        move(source, NAME, target)
+    finally:
+        source.run(["docker", "rm", "-f", "taker"])
+
+
+def test_a_port_whose_number_docker_chose(pair: Pair, recorder_image: str) -> None:
+    """Another has it on the target: the user hears where the container is reached now."""
+    source, target = pair
+    start(source, recorder_image, docker=("-p", "80", "-p", "18099:81"))
+    before = {port["HostPort"] for port in published(source, "80/tcp")}
+    taken = [word for port in before for word in ("-p", f"{port}:80")]
+    load_images(target)
+    target.run(["docker", "run", "-d", "-i", "--name", "taker", *taken, recorder_image])
+    try:
+        notes = [note for note in move(source, NAME, target)["notes"] if "port" in note]
+        assert len(notes) == 1, notes
+        assert notes[0].startswith("port 80/tcp was published as ")
+        old, new = notes[0].split(", and is now as ")
+        assert all(f":{port}" in old for port in before)
+        assert all(f":{port['HostPort']}" in new for port in published(target, "80/tcp"))
+    finally:
+        target.run(["docker", "rm", "-f", "taker"])
+
+
+def published(host: Host, port: str) -> list[dict[str, str]]:
+    """Return where a port of the container is reached, as Docker has it."""
+    found: list[dict[str, str]] = inspect(host, NAME)["NetworkSettings"]["Ports"][port]
+    return found

@@ -173,6 +173,25 @@ def test_a_connection_of_busybox(pair: Pair, recorder_image: str) -> None:
             caller.kill()
 
 
+@pytest.mark.parametrize(
+    ("mode", "changes", "words"),
+    [
+        ("bridge", ["disconnect bridge"], "no connection to the network bridge"),
+        ("bridge", ["disconnect bridge", "connect none"], "no connection to the network bridge"),
+        ("none", ["disconnect none", "connect bridge"], "the network bridge, to which it was"),
+    ],
+)
+def test_networks_that_were_changed_later(
+    pair: Pair, recorder_image: str, mode: str, changes: list[str], words: str
+) -> None:
+    source = pair[0]
+    source.run(["docker", "run", "-d", "-i", "--name", NAME, "--network", mode, recorder_image])
+    for change in changes:
+        source.run(["docker", "network", *change.split(), NAME])
+    refused(source, NAME, "lmb", NotCarried, words)
+    assert answers(source, NAME, "5") == "ok 1 5 1"
+
+
 def test_mounts_that_were_made_inside(pair: Pair, recorder_image: str) -> None:
     source = pair[0]
     may = ["--cap-add", "SYS_ADMIN", "--security-opt", "apparmor=unconfined"]
@@ -182,10 +201,50 @@ def test_mounts_that_were_made_inside(pair: Pair, recorder_image: str) -> None:
     assert answers(source, NAME, "5") == "ok 1 5 1"
 
 
-def test_a_file_of_docker_that_was_edited_inside(pair: Pair, recorder_image: str) -> None:
+DEVICES = {
+    "link": ("ln -s /dev/urandom /dev/extra", "/dev/extra"),
+    "node": ("mknod /dev/extra c 1 9", "/dev/extra"),
+    "file": ("echo kept > /dev/extra", "/dev/extra"),
+    "directory": ("mkdir /dev/net", "/dev/net"),
+    "mode": ("chmod 600 /dev/zero", "/dev/zero"),
+    "another-node": ("rm /dev/random; mknod -m 666 /dev/random c 1 9", "/dev/random"),
+    "another-link": ("ln -sfn /proc/self/fd/1 /dev/stderr", "/dev/stderr"),
+}
+
+
+@pytest.mark.parametrize("kind", DEVICES)
+def test_what_was_made_among_the_devices(pair: Pair, recorder_image: str, kind: str) -> None:
     source = pair[0]
+    script, named = DEVICES[kind]
     source.run(["docker", "run", "-d", "-i", "--name", NAME, recorder_image])
-    edit = "echo 10.9.9.9 other >> /etc/hosts; touch -d '+5 seconds' /etc/hosts"
-    source.run(["docker", "exec", NAME, "sh", "-c", f"{edit} || touch -d 2030-01-01 /etc/hosts"])
-    refused(source, NAME, "lmb", NotCarried, "/etc/hosts", "changed inside")
+    source.run(["docker", "exec", NAME, "sh", "-c", script])
+    message = refused(source, NAME, "lmb", NotCarried, f"{named}, which was made or changed inside")
+    assert message.count("/dev/") == 1, "what the runtime made is named too"
     assert answers(source, NAME, "5") == "ok 1 5 1"
+
+
+# What changes a file of Docker's, when, and what the message says of it.
+EDITS = {
+    "hosts": ("echo 10.9.9.9 other >> /etc/hosts", ["/etc/hosts", "'10.9.9.9 other'"]),
+    "hosts-set-back": (
+        "echo 10.9.9.9 other >> /etc/hosts; touch -d 2020-01-01 /etc/hosts",
+        ["/etc/hosts", "'10.9.9.9 other'"],
+    ),
+    "hosts-emptied": (": > /etc/hosts", ["/etc/hosts", "it lacks localhost"]),
+    "hostname": ("echo other > /etc/hostname", ["/etc/hostname", "it says 'other'"]),
+    "resolv": ("echo nameserver 10.9.9.9 > /etc/resolv.conf", ["/etc/resolv.conf"]),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_file_of_docker_that_was_edited_at_once(
+    pair: Pair, recorder_image: str, edit: str
+) -> None:
+    """The program does it itself, before anything else: within milliseconds of its start."""
+    source = pair[0]
+    script, words = EDITS[edit]
+    argv = ["--entrypoint", "sh", recorder_image, "-c", f"{script}; exec recorder"]
+    source.run(["docker", "run", "-d", "-i", "--name", NAME, *argv])
+    assert answers(source, NAME, "5") == "ok 1 5 1"
+    refused(source, NAME, "lmb", NotCarried, "changed inside", *words)
+    assert answers(source, NAME, "5") == "ok 2 5 1"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import requests
@@ -13,6 +14,7 @@ from docker.errors import APIError, NotFound
 from docker_livemig import engine_api
 from docker_livemig.containers import (
     ContainerSpec,
+    changed_ways,
     creation,
     differences,
     kept_name,
@@ -127,6 +129,26 @@ def test_what_the_host_configuration_shows_is_named(field: str, value: object, n
 
 
 @pytest.mark.parametrize(
+    ("mode", "networks", "named"),
+    [
+        ("default", (), ["no connection to the network bridge, from which it was disconnected"]),
+        ("bridge", ("none",), ["no connection to the network bridge, from which it was disconnec"]),
+        ("none", ("bridge",), ["the network bridge, to which it was connected"]),
+        ("none", (), []),
+        ("none", ("none",), []),
+        ("bridge", ("bridge",), []),
+    ],
+)
+def test_networks_that_are_not_those_of_the_start_are_named(
+    mode: str, networks: tuple[str, ...], named: list[str]
+) -> None:
+    host = {**SPEC.host_config, "NetworkMode": mode}
+    found = uncarried(replace(SPEC, host_config=host, networks=networks), INFO)
+    assert len(found) == len(named)
+    assert all(text.startswith(words) for text, words in zip(found, named, strict=True))
+
+
+@pytest.mark.parametrize(
     ("mount", "named"),
     [
         ({"Type": "volume", "Name": "data"}, "volume data at /x"),
@@ -216,6 +238,33 @@ def test_the_policy_of_one_that_is_just_ending_comes_back(what: str) -> None:
     engine = Ending(f"cannot update {what}: unknown")
     restore_policy(engine, SPEC.id, SPEC)
     assert engine.policies == [SPEC.restart_policy] * 3
+
+
+BOTH = [{"HostIp": "0.0.0.0", "HostPort": "32768"}, {"HostIp": "::", "HostPort": "32769"}]
+
+
+@pytest.mark.parametrize(
+    ("address", "ports", "changes"),
+    [
+        ("172.17.0.2", {"80/tcp": BOTH[::-1], "81/udp": None, "9/tcp": BOTH}, []),
+        ("172.17.0.3", {"80/tcp": BOTH}, ["address changed from 172.17.0.2 to 172.17.0.3"]),
+        (
+            "172.17.0.2",
+            {"80/tcp": [{"HostIp": "", "HostPort": "40000"}]},
+            ["80/tcp was published as 0.0.0.0:32768, [::]:32769, and is now as 0.0.0.0:40000"],
+        ),
+        ("172.17.0.2", {}, ["as 0.0.0.0:32768, [::]:32769, and is now not"]),
+    ],
+)
+def test_ways_that_changed_are_told(
+    address: str, ports: dict[str, object], changes: list[str]
+) -> None:
+    spec = replace(SPEC, ports={"80/tcp": ("0.0.0.0:32768", "[::]:32769"), "81/udp": ()})
+    settings = {"Networks": {"bridge": {"IPAddress": address}}, "Ports": ports}
+    engine = SimpleNamespace(inspect_container=lambda _: {"NetworkSettings": settings})
+    found = changed_ways(cast("Any", engine), SPEC.id, spec)
+    assert len(found) == len(changes)
+    assert all(words in text for text, words in zip(found, changes, strict=True))
 
 
 class Ending:

@@ -147,7 +147,25 @@ def test_nothing_comes_into_a_sealed_container() -> None:
 def test_the_stop_signal_of_the_container() -> None:
     assert Watched(StopSignal="SIGUSR1").hear("kill", signal="10") is NotRunning
     assert Watched(StopSignal="10").hear("kill", signal="15") is None
-    assert stop_signal(replace(SPEC, config={"StopSignal": "rtmin+3"})) == 15
+    assert Watched(StopSignal="SIGRTMIN+3").hear("kill", signal="37") is NotRunning
+
+
+@pytest.mark.parametrize(
+    ("word", "number"),
+    [
+        ("", 15),
+        ("quit", 3),
+        ("SIGRTMIN", 34),
+        ("rtmin+3", 37),
+        ("SIGRTMIN+15", 49),
+        ("SIGRTMAX-14", 50),
+        ("RTMAX", 64),
+        ("RTMIN+16", 15),
+        ("nonsense", 15),
+    ],
+)
+def test_a_stop_signal_has_the_number_that_docker_gives_it(word: str, number: int) -> None:
+    assert stop_signal(replace(SPEC, config={"StopSignal": word})) == number
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ from typing import Any, cast
 
 import pytest
 
+from docker_livemig import cli
 from docker_livemig import recover as recovering
 from docker_livemig.copies import Copy
 from docker_livemig.engine_api import DEFAULT_SOCKET, address, connected
+from docker_livemig.exits import EXIT_CODES
 from docker_livemig.journal import Journal
 from docker_livemig.messages import Status
 from docker_livemig.recover import recover
@@ -132,6 +134,44 @@ def test_what_stands_in_the_way_of_one_move_leaves_the_others(
         ("m2", "runs-there"),
     ]
     assert str(failure) in client.outcomes[0].text
+
+
+def test_what_stays_in_doubt_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin("m1", SourceState.COMMITTED)
+
+    def dial(*_: Any) -> Any:
+        raise HostUnreachable("gone")
+
+    monkeypatch.setattr(recovering, "dial", dial)
+    client = Client()
+    recover(Recover(), cast("Any", client))
+    (outcome,) = client.outcomes
+    assert outcome.result == "in-doubt"
+    assert "there cannot be asked: gone; see whether the container runs there" in outcome.text
+    assert "`docker livemig recover m1 --commit`" in outcome.text
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+@pytest.mark.parametrize(
+    ("results", "code"),
+    [
+        ((), 0),
+        (("runs-here", "runs-there", "ended"), 0),
+        (("runs-here", "in-doubt", "ended"), EXIT_CODES[InDoubt]),
+    ],
+)
+def test_the_exit_code_tells_whether_a_move_stays_in_doubt(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    form: str,
+    results: tuple[str, ...],
+    code: int,
+) -> None:
+    outcomes = tuple(Outcome(f"m{each}", "", each, f"so it is {each}") for each in results)
+    monkeypatch.setattr("docker_livemig.client.end_moves", lambda *_: Recovered("here", outcomes))
+    assert cli.main(["recover", "--format", form]) == code
+    said = capsys.readouterr().out
+    assert all(f"so it is {each}" in said for each in results)
 
 
 def test_each_move_is_ended_with_the_engine_that_it_began_with(

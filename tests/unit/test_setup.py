@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from docker_livemig import setup
-from livemig.errors import HostError, NotRoot
+from docker_livemig import engine_api, setup
+from livemig.errors import HostError, NoDocker, NotRoot
 
 PROGRAM = Path("/opt/livemig-runc")
 OTHERS = """{
@@ -88,3 +94,71 @@ def test_only_root_sets_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(NotRoot):
         setup.run()
+
+
+LISTEN = """\
+import socket, sys
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(sys.argv[1])
+listening.listen()
+print("listening", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def process(directory: Path, name: str, *arguments: str) -> Iterator[int]:
+    """Yield a process of that name that listens at the first argument."""
+    program = directory / name
+    program.symlink_to(os.path.realpath(sys.executable))
+    argv = [str(program), "-ISc", LISTEN, *arguments]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"listening\n"
+        yield child.pid
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Path]:
+    """Where the usual engine listens, where another does, and the usual one's pid file."""
+    usual, another, file = (tmp_path / name for name in ("usual.sock", "x.sock", "docker.pid"))
+    monkeypatch.setattr(engine_api, "DEFAULT_SOCKET", f"unix://{usual}")
+    monkeypatch.setattr(setup, "_PIDFILES", (file,))
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    return usual, another, file
+
+
+ENGINE = cast("Any", SimpleNamespace(timeout=5))
+
+
+def test_another_engine_is_not_taken_for_the_usual_one(
+    places: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, another, file = places
+    (tmp_path / "b").mkdir()
+    options = ("--config-file", "/etc/docker/another.json")
+    with (
+        process(tmp_path, "dockerd", str(usual)) as first,
+        process(tmp_path / "b", "dockerd", str(another), *options) as second,
+    ):
+        file.write_text(str(first))
+        assert setup.find_daemon(ENGINE) == setup.Daemon(first, setup.CONFIG)
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{another}")
+        assert setup.find_daemon(ENGINE) == setup.Daemon(second, Path(options[1]))
+
+
+def test_who_only_listens_for_the_engine_is_not_taken_for_it(
+    places: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As systemd does (docker.socket); of an engine at another place nothing is known then."""
+    usual, another, file = places
+    with (
+        process(tmp_path, "systemd", str(usual)),
+        process(tmp_path, "dockerd", str(tmp_path / "none.sock")) as engine,
+    ):
+        file.write_text(str(engine))
+        assert setup.find_daemon(ENGINE).pid == engine
+        usual.rename(another)
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{another}")
+        with pytest.raises(NoDocker, match=str(another)):
+            setup.find_daemon(ENGINE)
