@@ -21,6 +21,7 @@ from docker_livemig import containers, engine_api, far, health, images, restarts
 from docker_livemig.bundle import seccomp_profile
 from docker_livemig.handover import Handover
 from docker_livemig.journal import Journal
+from docker_livemig.keptby import refuse_kept
 from docker_livemig.lock import alone
 from docker_livemig.machine import check_machine
 from docker_livemig.meanwhile import Meanwhile
@@ -245,7 +246,9 @@ class Move:
         self._pace.send()
         self._step("last round")
         self._digests = self._digest_pages() if self.request.verify else ()
-        image = self._outgoing.extract()  # while the target writes the pages
+        # While the target writes the pages:
+        image = self._outgoing.extract()
+        refuse_kept(self._spec, self._resolved.pid)
         self._step("extract")
         self._pace.confirm()
         self._step("last round")

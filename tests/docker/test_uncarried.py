@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from livemig.errors import NotCarried
+from livemig.frames import FrameType
 from tests import pace
 from tests.conftest import NothingLeft
+from tests.docker.commands import Command
+from tests.docker.gate import gate
 from tests.docker.moves import Pair, answers, facts, refused, set_up
 from tests.hosts.config import REPO
 
@@ -248,3 +251,17 @@ def test_a_file_of_docker_that_was_edited_at_once(
     assert answers(source, NAME, "5") == "ok 1 5 1"
     refused(source, NAME, "lmb", NotCarried, "changed inside", *words)
     assert answers(source, NAME, "5") == "ok 2 5 1"
+
+
+@pytest.mark.parametrize("place", ["/dev/shm/late", "/dev/late", "/etc/hosts"])
+def test_what_is_made_while_the_container_moves(
+    pair: Pair, recorder_image: str, place: str
+) -> None:
+    source, target = pair
+    source.run(["docker", "run", "-d", "-i", "--name", NAME, recorder_image])
+    with gate(target, FrameType.ROUND_END) as held, Command(source, NAME, "lmb") as command:
+        held.wait()
+        source.run(["docker", "exec", NAME, "sh", "-c", f"echo 10.9.9.9 late >>{place}"])
+        held.open()
+        assert place in command.must_fail(NotCarried)
+    assert answers(source, NAME, "5") == "ok 1 5 1"
