@@ -92,3 +92,51 @@ def test_the_check_sees_what_it_must(source: str, found: set[str]) -> None:
     assert packages(ast.parse(source)) == found
     assert called(ast.parse("def f():\n    sys.exit(print(1))")) == {"sys.exit", "print"}
     assert raised(ast.parse("raise SystemExit(3)")) == {"SystemExit"}
+
+
+# The rooms of the house
+
+
+def rooms(package: str) -> list[list[str]]:
+    """Return the modules of each row in ARCHITECTURE.md's table of a package, from the top."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    table = text.split(f"| {package} | what lives there |\n|---|---|\n")[1].split("\n\n")[0]
+    return [row.split(" | ")[0].strip("| ").split(", ") for row in table.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("package", "place"),
+    [("engine/livemig", ROOT / "engine/livemig"), ("plugin/docker_livemig", PLUGIN[0].parent)],
+    ids=["engine", "plugin"],
+)
+def test_every_module_has_a_room(package: str, place: Path) -> None:
+    there = {f"{each.name}/" if each.is_dir() else each.stem for each in place.iterdir()}
+    named = [module for room in rooms(package) for module in room]
+    assert sorted(named) == sorted(there - {"__init__", "__pycache__/", "py.typed"})
+
+
+FLOOR = ("stub/", "tracing", "calls")
+"""Rooms that call each other: the first module of each."""
+
+
+@pytest.mark.parametrize("path", ENGINE, ids=name)
+def test_a_room_calls_none_below(path: Path) -> None:
+    heights: dict[str, int] = {}
+    for number, room in enumerate(rooms("engine/livemig")):
+        height = heights[FLOOR[0]] if room[0] in FLOOR[1:] else number
+        heights |= {module.rstrip("/"): height for module in room}
+        heights[room[0]] = height
+    own = path.relative_to(ROOT / "engine/livemig").parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    for module in modules(parse(path)):
+        assert heights[module] <= heights[own], f"{own} calls {module}"
+
+
+def modules(tree: ast.AST) -> Iterator[str]:
+    """Yield the modules and packages of the engine that are imported, by their own names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "livemig":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("livemig."):
+            yield str(node.module).split(".")[1]
