@@ -1,7 +1,8 @@
 """The list of what is carried and what is refused: README's table is this one.
 
-A refusal has the name that users read, and a part of what the error says of it, so that neither the
-list nor the errors can drift apart.
+A refusal has the name that users read, and a part of what the error says of it. Tests find each of
+these parts in the code, and one of them in each refusal of the code, so that neither the list nor
+the errors can drift apart.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ TABLE = (
         (
             Refusal("data in AMX's tiles", " holds data in AMX's tiles"),
             Refusal("several threads", " threads"),
-            Refusal("several processes", " came into the container while it was being moved"),
+            Refusal("several processes", " processes: "),
             Refusal("traced processes", " is traced by process "),
         ),
     ),
@@ -72,6 +73,18 @@ TABLE = (
             Refusal("epoll, eventfd and their like", "an object of the kind "),
             Refusal("locked files", "a file with locks on it"),
             Refusal("deleted files", "a file that was deleted while open"),
+            Refusal("files of /proc and /sys", "a file of the kernel"),
+            Refusal("files that send signals", "a file that sends signals (O_ASYNC)"),
+        ),
+    ),
+    Row(
+        "/dev as the runtime makes it, the mounts that Docker makes",
+        (
+            Refusal("what was made or changed in /dev", ", which was made or changed inside it"),
+            Refusal("files in /dev/shm and /dev/mqueue", ", which is kept in memory"),
+            Refusal("System V shared memory, semaphores and queues", " (key "),
+            Refusal("mounts that were made inside", "), which was made inside it"),
+            Refusal("edited /etc/hosts, hostname, resolv.conf", ", which was changed inside the"),
         ),
     ),
     Row(
@@ -112,11 +125,44 @@ TABLE = (
     Row(
         "configuration, name, image, writable layer, restart policy, health check, published ports",
         (
-            Refusal("volumes", "anonymous volume at "),
-            Refusal("tmpfs", "tmpfs mount at "),
+            Refusal("volumes", "volume "),
+            Refusal("tmpfs", " mount at "),
             Refusal("user-defined networks", "network "),
             Refusal("`--network host`", "the host's network (--network host)"),
             Refusal("`--init`", "a second process as PID 1 (--init)"),
+            Refusal("bind mounts", "bind mount of "),
+            Refusal("`--volumes-from`", " (--volumes-from)"),
+            Refusal("`--link`", " (--link)"),
+            Refusal("a bridge that was left or joined later", "the network bridge"),
+            Refusal("`--pid`", " (--pid)"),
+            Refusal("`--ipc`", " (--ipc)"),
+            Refusal("`--uts`", " (--uts)"),
+            Refusal("`--userns`", " (--userns)"),
+            Refusal("`--gpus`", " (--gpus)"),
+            Refusal("`--device-cgroup-rule`", " (--device-cgroup-rule)"),
+            Refusal("other runtimes", "the runtime "),
+            Refusal("tasks of a swarm", "the place of a task of Swarm service "),
+            Refusal("storage drivers but overlay2", " (overlay2 is needed)"),
+            Refusal("remapped user IDs", "(userns-remap of the daemon)"),
+            Refusal("rootless engines", "a rootless engine"),
+            Refusal("names in the layer that begin with `.wh.`", " is a name that layers use for"),
+            Refusal("overlayfs's redirect_dir and metacopy", "by overlayfs without being copied"),
         ),
     ),
 )
+
+RARE = (
+    " has a terminal, but does not lead its session and group",
+    ": its code holds no system call instruction that could be borrowed",
+    "the process catches or blocks SIGURG, SIGWINCH and SIGCHLD alike",
+    " has no room for a signal frame on the process's first stack",
+    " waits in a system call that another stop had interrupted before",
+    ": this kernel does not tell POSIX timers",
+    " is dumpable in another way (",
+    " is no regular file on the target",
+    " is no directory on the target",
+    " has descriptors that are too many, or numbered too high",
+    ": guard pages (MADV_GUARD_INSTALL) at ",
+    " has too high a number",
+)
+"""Parts of refusals that no row has: hardly any program meets them, and the message says it all."""

@@ -26,7 +26,7 @@ from docker_livemig.engine_api import (
     translating,
 )
 from docker_livemig.images import tag_of
-from docker_livemig.uncarried import uncarried
+from docker_livemig.uncarried import uncarried, unfit
 from livemig.errors import (
     CreateFailed,
     InternalError,
@@ -203,8 +203,15 @@ def remove_source(
 
 
 def check_target(api: docker.APIClient, spec: ContainerSpec) -> None:
-    """Raise RuntimeMissing or NameTaken when the container cannot be made on this host."""
+    """Raise RuntimeMissing, NameTaken or CreateFailed when it cannot be made on this host."""
     require_runtime(api)
+    with translating("asking Docker for its settings", CreateFailed):
+        info = api.info()
+    if found := unfit(info):
+        raise CreateFailed(
+            f"Docker on {os.uname().nodename} has {' and '.join(found)}",
+            hint="move the container to a host whose Docker has overlay2, and users as they are",
+        )
     with translating(f"looking for a container named {spec.name}", CreateFailed):
         try:
             found = api.inspect_container(spec.name)

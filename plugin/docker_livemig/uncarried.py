@@ -109,6 +109,18 @@ def _engine(spec: ContainerSpec, info: dict[str, Any]) -> Iterator[str]:
         yield f"the runtime {runtime}"
     if service := (spec.config.get("Labels") or {}).get(_SERVICE):
         yield f"the place of a task of Swarm service {service}"
+    yield from _other_users(info)
+
+
+def unfit(info: dict[str, Any]) -> list[str]:
+    """Return what keeps the engine that `docker info` tells of from taking a container in."""
+    found = list(_other_users(info))
+    if (driver := info.get("Driver")) != "overlay2":
+        found.append(f"the storage driver {driver} (overlay2 is needed)")
+    return found
+
+
+def _other_users(info: dict[str, Any]) -> Iterator[str]:
     for option in info.get("SecurityOptions") or []:
         if option.startswith("name=userns"):
             yield "remapped user IDs (userns-remap of the daemon)"

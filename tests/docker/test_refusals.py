@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -192,6 +193,21 @@ def no_engine(host: Host) -> Iterator[None]:
 
 
 @contextmanager
+def another_driver(host: Host) -> Iterator[None]:
+    """Have the engine keep images and files by another storage driver."""
+    settings = host.path("/etc/docker/daemon.json")
+    kept = settings.read_text()
+    with no_engine(host):
+        settings.write_text(json.dumps(json.loads(kept) | {"storage-driver": "vfs"}))
+        try:
+            host.start_engine()
+            yield
+        finally:
+            host.stop_engine()
+            settings.write_text(kept)
+
+
+@contextmanager
 def no_runtime(host: Host) -> Iterator[None]:
     host.run(["docker", "livemig", "setup", "--undo"])
     try:
@@ -213,13 +229,14 @@ MISSING: dict[str, tuple[Lack, type[LivemigError], list[str]]] = {
     "engine": (no_engine, errors.NoDocker, ["docker.sock"]),
     "plugin": (lambda host: replaced(host, PLUGIN, None), errors.NoPlugin, ["docker-livemig"]),
     "runtime": (no_runtime, errors.RuntimeMissing, ["livemig-runc"]),
+    "driver": (another_driver, errors.CreateFailed, ["storage driver vfs", "overlay2"]),
 }
 
 
 @pytest.mark.parametrize("what", MISSING)
 def test_what_the_target_lacks(pair: Pair, nothing_left: NothingLeft, what: str) -> None:
     lack, error, words = MISSING[what]
-    if what == "engine":
+    if what in ("engine", "driver"):
         nothing_left.ignore("processes")  # it is another one afterwards
     with lack(pair[1]):
         refused(pair[0], NAME, "lmb", error, "lmb", *words)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from docker_livemig import carried
-from docker_livemig.carried import TABLE, Refusal
+from docker_livemig.carried import RARE, TABLE, Refusal
 
 REPO = Path(__file__).parents[2]
 HEADING = "## What is carried, and what is refused\n"
+LISTED = ("uncarried", "keptby", "ownfiles")
+PASSED_ON = (" cannot be carried", "while it was ")
+"""Parts of errors that pass on what else is listed, or tell what Docker did meanwhile."""
 REFUSALS = {refusal.name: refusal for row in TABLE for refusal in row.refused}
 
 
@@ -45,6 +49,36 @@ def test_the_readme_says_what_the_code_says() -> None:
 @pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
 def test_a_refusal_is_said_by_the_code(refusal: Refusal) -> None:
     assert any(refusal.says in text for text in SAID), f"no error says {refusal.says!r}"
+
+
+def refusals() -> Iterator[tuple[str, list[str]]]:
+    """Yield where the code refuses something, and the fixed parts of what it says of it."""
+    for path in (*REPO.glob("engine/**/*.py"), *REPO.glob("plugin/**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            words: ast.AST | None = None
+            if isinstance(node, ast.Yield) and path.stem in LISTED:
+                words = node.value
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "NotCarried":
+                words = node.args[0]
+            found = [] if words is None else constants(words)
+            if (
+                found
+                and found != ["process "]
+                and not any(p in part for p in PASSED_ON for part in found)
+            ):
+                yield f"{path.name}:{node.lineno}", found  # type: ignore[attr-defined]
+
+
+def constants(words: ast.AST) -> list[str]:
+    """Return the fixed parts of a text that are longer than what stands between two of others."""
+    nodes = [each for each in ast.walk(words) if isinstance(each, ast.Constant)]
+    return [each.value for each in nodes if isinstance(each.value, str) and len(each.value) > 4]
+
+
+@pytest.mark.parametrize(("where", "says"), refusals())
+def test_a_refusal_of_the_code_is_listed(where: str, says: list[str]) -> None:
+    known = [*RARE, *(refusal.says for refusal in REFUSALS.values())]
+    assert any(part in text for part in known for text in says), f"{where}: {says}"
 
 
 def test_no_row_and_no_name_comes_twice() -> None:
