@@ -75,7 +75,7 @@ def constants(words: ast.AST) -> list[str]:
     return [each.value for each in nodes if isinstance(each.value, str) and len(each.value) > 4]
 
 
-@pytest.mark.parametrize(("where", "says"), refusals())
+@pytest.mark.parametrize(("where", "says"), tuple(refusals()))
 def test_a_refusal_of_the_code_is_listed(where: str, says: list[str]) -> None:
     known = [*RARE, *(refusal.says for refusal in REFUSALS.values())]
     assert any(part in text for part in known for text in says), f"{where}: {says}"
