@@ -43,7 +43,7 @@ _MAKING = (
     Call("exit_munlock"),
     Call("exit_mlockall"),
     Call("exit_munlockall"),
-    Call("exit_mseal"),
+    Call("exit_mseal", lacking=True),
     Call("exit_mremap"),
     Call("exit_execve"),
     Call("exit_prctl"),
