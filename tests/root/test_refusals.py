@@ -31,6 +31,8 @@ OBJECTS = {
     "temporary-file": f"descriptor 3 is {DELETED}",
     "mapped-device": "a mapped device at 0x.*/dev/zero",
     "huge": "MAP_HUGETLB",
+    "keyed": "memory with protection key 1 at 0x",
+    "keyed-code": "memory with protection key 2 at 0x",
     "thread": r"\(refused\) has 2 threads",
     "socket-pair": r"descriptor 3 is a socket \(socket:",
     "listening": "descriptor 3 is a socket",

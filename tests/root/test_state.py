@@ -27,7 +27,11 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
 SECCOMP_FILTER_FLAG_LOG = 2
 MAP_PRIVATE = 2
-REFUSED = {"asking-filter": "SECCOMP_RET_USER_NOTIF", "tiles-in-use": "AMX's tiles"}
+REFUSED = {
+    "asking-filter": "SECCOMP_RET_USER_NOTIF",
+    "tiles-in-use": "AMX's tiles",
+    "key": r"memory protection keys \(1\)",
+}
 THINGS = [
     name
     for path in sorted(WORKLOADS.glob("state_*.c"))

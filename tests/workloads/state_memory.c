@@ -285,6 +285,33 @@ static int faults(volatile char *place)
 	return result;
 }
 
+/* Memory that can be executed alone: the kernel has a key for it where the CPU has keys. */
+static void only_executed(void)
+{
+	area = map(MAP_PRIVATE, SIZE);
+	memset(area, 0xC3, SIZE); /* ret */
+	need(mprotect(area, SIZE, PROT_EXEC), "mprotect");
+	if (!faults(area))
+		lacks(); /* a CPU without keys */
+}
+
+static int only_executed_check(void)
+{
+	char *more = mmap(NULL, PAGE, PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int result = faults(area) && faults(more) ? 0 : bad("it can be read");
+
+	munmap(more, PAGE);
+	((void (*)(void))area)();
+	return result;
+}
+
+/* A key that no memory has. */
+static void key(void)
+{
+	if (syscall(SYS_pkey_alloc, 0, 0) < 0)
+		lacks();
+}
+
 static int guards; /* page 3 to 5, and 9 */
 
 static void guard(void)
@@ -452,6 +479,8 @@ const struct thing memory_things[] = {
 	{ "future-on-fault", future_on_fault, future_check, NULL },
 	{ "growing", growing, growing_check, NULL },
 	{ "guarded", guarded, guarded_check, NULL },
+	{ "only-executed", only_executed, only_executed_check, NULL },
+	{ "key", key, NULL, NULL },
 	{ "huge-pages", huge_pages, huge_pages_check, NULL },
 	{ "only-read", only_read, only_read_check, NULL },
 	{ "late-guard", late_guard, guarded_check, late_guard_now },

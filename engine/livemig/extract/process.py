@@ -10,6 +10,7 @@ import numpy as np
 
 from livemig.errors import NotCarried
 from livemig.extract.files import Descriptions, own_descriptors
+from livemig.extract.keys import AllocatedKeys
 from livemig.extract.mappings import refuse_mappings
 from livemig.extract.threads import extract_thread, pending_signals
 from livemig.extract.timers import list_timers, read_timers
@@ -77,6 +78,7 @@ def extract_process(
     intervals = [table.room(TIMER_SIZE) for _ in range(3)]
     limits = [table.room(LIMIT_SIZE) for _ in range(_LIMITS)]
     settings, locks = Reading(table), _FutureLocks(table, stub)
+    keys = AllocatedKeys(table)
     for number, place in zip(SIGNALS, actions, strict=True):
         if number not in _UNCATCHABLE:
             table.call(f"rt_sigaction {number}", NR_RT_SIGACTION, number, 0, place, 8)
@@ -88,6 +90,7 @@ def extract_process(
     securebits = table.call("prctl PR_GET_SECUREBITS", NR_PRCTL, PR_GET_SECUREBITS)
     brk = table.call("brk", NR_BRK, 0)
     results = stub.run(table)
+    keys.refuse(pid, results)
     read = stub.filled(table)
     status = procfs.read_status(pid)
     tracee = loan.tracee.tid
