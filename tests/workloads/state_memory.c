@@ -371,6 +371,38 @@ static int late_advice_now(void)
 	return 0;
 }
 
+/* Mapped where huge pages are not wanted, by kernels from 6.7 on. */
+static int late_stack_now(void)
+{
+	area = map(MAP_PRIVATE | MAP_STACK, SIZE);
+	mark(area, PAGES);
+	note();
+	return 0;
+}
+
+/* Nothing is mapped from here on, before it is asked for. */
+static void late_future(void)
+{
+	late_advice();
+	need(mlockall(MCL_FUTURE), "mlockall");
+}
+
+static int late_future_now(void)
+{
+	area = map(MAP_PRIVATE, SIZE);
+	mark(area, PAGES);
+	note();
+	return 0;
+}
+
+static int late_future_heap_now(void)
+{
+	area = sbrk(SIZE);
+	mark(area, PAGES);
+	note();
+	return 0;
+}
+
 /* Takes the advice away again, at a place that has just been mapped anew. */
 static void late_anew(void)
 {
@@ -485,6 +517,9 @@ const struct thing memory_things[] = {
 	{ "only-read", only_read, only_read_check, NULL },
 	{ "late-guard", late_guard, guarded_check, late_guard_now },
 	{ "late-advice", late_advice, flags_check, late_advice_now },
+	{ "late-stack", late_advice, flags_check, late_stack_now },
+	{ "late-future", late_future, flags_check, late_future_now },
+	{ "late-future-heap", late_future, flags_check, late_future_heap_now },
 	{ "late-anew", late_anew, flags_check, late_anew_now },
 	{ NULL, NULL, NULL, NULL },
 };

@@ -33,12 +33,15 @@ _REFUSED = {
     "ss": "a shadow stack",
 }
 _FIRST_KEY = 1
+_NONE = "0 kB"
 _SPECIAL = ("[v", "[uprobes]")  # the kernel's own, which come by themselves
 
-# What gives an area a flag, or takes one. An area that is mapped without one of these has none.
+# What gives an area a flag, or takes one. An area that is mapped without one of these has none, but
+# where all that is mapped is locked (mlockall(2)), which the count of locked pages tells.
 _MAKING = (
     Call("enter_madvise", "behavior < 3 || (behavior > 9 && behavior < 20)"),
-    Call("enter_mmap", "flags & 0x46108"),  # LOCKED, NORESERVE, HUGETLB, GROWSDOWN, DROPPABLE
+    # DROPPABLE, GROWSDOWN, LOCKED, NORESERVE, STACK (no huge pages, since Linux 6.7), HUGETLB
+    Call("enter_mmap", "flags & 0x66108"),
     Call("exit_mlock"),
     Call("exit_mlock2"),
     Call("exit_munlock"),
@@ -111,7 +114,13 @@ class Properties:
             return frozen
         now, before = _Counts(self._counter), self._counts
         moved = any(flags for _, _, flags in self._spans) and now.moving != before.moving
-        return not before.settled or moved or now.making != before.making
+        made = not before.settled or now.making != before.making
+        return moved or made or self._holds_new_locks()
+
+    def _holds_new_locks(self) -> bool:
+        """Tell whether memory is locked where none was: it is by itself after MCL_FUTURE."""
+        known = any("lo" in flags for _, _, flags in self._spans)
+        return not known and procfs.read_status(self.pid).get("VmLck", _NONE) != _NONE
 
     def _read(self, areas: Sequence[Area]) -> None:
         self._counts = _Counts(self._counter) if self._counter else None
