@@ -95,7 +95,8 @@ class Tracee:
 
     ``call`` is what is known of the system call that a stop has interrupted: a thread that was
     stopped once shows restart_syscall from then on. ``timeout`` are the seconds that it has to stop
-    when it is asked to; it is not for what it is made to do.
+    when it is asked to; it is not for what it is made to do. ``job_stop`` is the signal by which
+    its process had been stopped anyway when it stopped last, 0 for none: let go, it stays stopped.
     """
 
     def __init__(self, tid: int, *, options: int = 0, timeout: float = 5.0) -> None:
@@ -105,6 +106,7 @@ class Tracee:
         self.call = Interruption(tid)
         self._looked = False
         self.held_signals: list[int] = []
+        self.job_stop = 0
 
     def attach(self) -> None:
         """Attach without stopping the thread; raises ProcessGone, or OSError (EPERM)."""
@@ -140,6 +142,8 @@ class Tracee:
                 break
             # A signal came first: deliver it, as without a tracer.
             ptrace.cont(self.tid, stop.signal)
+        # kernel/signal.c, do_jobctl_trap
+        self.job_stop = 0 if stop.signal == signal.SIGTRAP else stop.signal
         registers = ptrace.get_registers(self.tid)
         going_on = self.call.stopped(registers)
         if (going_on.rax, going_on.rip) != (registers.rax, registers.rip):

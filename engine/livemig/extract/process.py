@@ -12,7 +12,7 @@ from livemig.errors import NotCarried
 from livemig.extract.files import Descriptions, own_descriptors
 from livemig.extract.keys import AllocatedKeys
 from livemig.extract.mappings import refuse_mappings
-from livemig.extract.threads import extract_thread, pending_signals
+from livemig.extract.threads import extract_thread, pending_signals, refuse_stopped, stopped
 from livemig.extract.timers import list_timers, read_timers
 from livemig.infect import Loan
 from livemig.model import AddressSpace, Credentials, Process
@@ -55,11 +55,23 @@ def refuse_process(pid: int, *, mappings: bool = True, tracer: int = 0) -> None:
         )
     if (other := int(status["TracerPid"])) not in (0, tracer):
         raise NotCarried(f"process {pid} is traced by process {other}", hint="end the tracer")
+    if _is_stopped(pid, status["State"]):
+        raise stopped(pid)
     list_timers(pid)
     if os.readlink(f"/proc/{pid}/root") != "/":
         raise NotCarried(f"process {pid} has changed its root directory (chroot)")
     if mappings:
         refuse_mappings(pid)
+
+
+def _is_stopped(pid: int, state: str) -> bool:
+    """Tell whether a signal has stopped a process that nobody traces.
+
+    In the freezer of cgroup v1 it shows as asleep, and whoever attaches to it waits until it is
+    thawed (kernel/ptrace.c, ptrace_attach): so this has to be known before.
+    """
+    frozen = state.startswith("D") and _read(pid, "wchan").startswith("do_signal_stop")
+    return frozen or state.startswith("T")
 
 
 def extract_process(
@@ -93,6 +105,7 @@ def extract_process(
     keys.refuse(pid, results)
     read = stub.filled(table)
     status = procfs.read_status(pid)
+    refuse_stopped(pid, loan.tracee)
     tracee = loan.tracee.tid
     return Process(
         pid=procfs.innermost_id(status),
