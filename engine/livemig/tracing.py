@@ -178,14 +178,26 @@ class Tracee:
     def detach(self) -> None:
         """Let go of the stopped thread; one that is gone already is no error.
 
-        It is reaped then: its parent learns of its end only after its tracer.
+        It is reaped then: its parent learns of its end only after its tracer. One that has not
+        stopped yet is waited for: traced, it would stop later, and nobody would let it go on. Where
+        it does not stop even now, our own end lets it go.
         """
         try:
-            self._renew()
-            ptrace.detach(self.tid)
+            self._let_go()
         except ProcessLookupError:
-            with suppress(ChildProcessError):
-                os.waitpid(self.tid, os.WNOHANG | _WALL)
+            with suppress(ProcessLookupError, ProcessGone, StillRuns):
+                self._let_go_late()
+
+    def _let_go(self, number: int = 0) -> None:
+        self._renew()
+        ptrace.detach(self.tid, number)
+
+    def _let_go_late(self) -> None:
+        with suppress(ProcessLookupError):  # it has ended, which waiting will tell
+            ptrace.interrupt(self.tid)
+        stop = self.wait()
+        delivered = stop.event == 0 and stop.signal != ptrace.SYSCALL_STOP
+        self._let_go(stop.signal if delivered else 0)
 
     def _renew(self) -> None:
         """Let a call that waits do so for the time that is left by now."""
