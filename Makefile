@@ -41,7 +41,7 @@ $(VENV)/.stamp: pyproject.toml
 	@touch $@
 
 .PHONY: stub
-stub: ## Compile the stub, the hold program and the listener
+stub: ## Compile the stub, the hold program and what Python cannot do
 	@$(MAKE) -s -C engine/livemig/stub
 	@$(MAKE) -s -C engine/livemig/system
 

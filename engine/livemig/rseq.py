@@ -19,7 +19,11 @@ _WORD = (1 << 64) - 1
 
 
 def aborted(tid: int, registers: Registers, memory: Memory) -> Registers:
-    """Return the registers that a stopped thread goes on with: at its abort handler, if need be."""
+    """Return the registers that a stopped thread goes on with: at its abort handler, if need be.
+
+    The thread is left as it is. It forgets its critical section as soon as it runs elsewhere
+    (kernel/rseq.c, rseq_ip_fixup); one that is not made to, is aborted by the kernel.
+    """
     try:
         address, _, signature, _ = ptrace.get_rseq(tid)
         place = memory.read(address + _SECTION_AT, 8) if address else bytes(8)
@@ -34,7 +38,6 @@ def aborted(tid: int, registers: Registers, memory: Memory) -> Registers:
         return registers
     if (registers.rip - start) & _WORD >= length or found != struct.pack("=I", signature):
         return registers
-    memory.write(address + _SECTION_AT, bytes(8))
     changed = registers.copy()
     changed.rip = handler
     return changed

@@ -95,7 +95,8 @@ class Tracee:
 
     ``call`` is what is known of the system call that a stop has interrupted: a thread that was
     stopped once shows restart_syscall from then on. ``timeout`` are the seconds that it has to stop
-    when it is asked to; it is not for what it is made to do.
+    when it is asked to; it is not for what it is made to do. ``job_stop`` is the signal by which
+    its process had been stopped anyway when it stopped last, 0 for none: let go, it stays stopped.
     """
 
     def __init__(self, tid: int, *, options: int = 0, timeout: float = 5.0) -> None:
@@ -105,6 +106,7 @@ class Tracee:
         self.call = Interruption(tid)
         self._looked = False
         self.held_signals: list[int] = []
+        self.job_stop = 0
 
     def attach(self) -> None:
         """Attach without stopping the thread; raises ProcessGone, or OSError (EPERM)."""
@@ -140,6 +142,8 @@ class Tracee:
                 break
             # A signal came first: deliver it, as without a tracer.
             ptrace.cont(self.tid, stop.signal)
+        # kernel/signal.c, do_jobctl_trap
+        self.job_stop = 0 if stop.signal == signal.SIGTRAP else stop.signal
         registers = ptrace.get_registers(self.tid)
         going_on = self.call.stopped(registers)
         if (going_on.rax, going_on.rip) != (registers.rax, registers.rip):
@@ -174,14 +178,26 @@ class Tracee:
     def detach(self) -> None:
         """Let go of the stopped thread; one that is gone already is no error.
 
-        It is reaped then: its parent learns of its end only after its tracer.
+        It is reaped then: its parent learns of its end only after its tracer. One that has not
+        stopped yet is waited for: traced, it would stop later, and nobody would let it go on. Where
+        it does not stop even now, our own end lets it go.
         """
         try:
-            self._renew()
-            ptrace.detach(self.tid)
+            self._let_go()
         except ProcessLookupError:
-            with suppress(ChildProcessError):
-                os.waitpid(self.tid, os.WNOHANG | _WALL)
+            with suppress(ProcessLookupError, ProcessGone, StillRuns):
+                self._let_go_late()
+
+    def _let_go(self, number: int = 0) -> None:
+        self._renew()
+        ptrace.detach(self.tid, number)
+
+    def _let_go_late(self) -> None:
+        with suppress(ProcessLookupError):  # it has ended, which waiting will tell
+            ptrace.interrupt(self.tid)
+        stop = self.wait()
+        delivered = stop.event == 0 and stop.signal != ptrace.SYSCALL_STOP
+        self._let_go(stop.signal if delivered else 0)
 
     def _renew(self) -> None:
         """Let a call that waits do so for the time that is left by now."""

@@ -27,6 +27,7 @@ from livemig.errors import (
 from livemig.frames import Body, FrameType
 from livemig.link import Link
 from livemig.spawn import Process, Tail, spawn
+from livemig.system import xsave
 from livemig.wire import from_wire, to_wire
 
 HELLO_TIMEOUT = 60.0
@@ -139,6 +140,7 @@ def facts(role: str) -> Hello:
         kernel=uname.release,
         page_size=os.sysconf("SC_PAGESIZE"),
         cpu_flags=_cpu_flags(),
+        xstate=xsave.components(),
         boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
     )
 

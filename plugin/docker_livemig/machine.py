@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from docker_livemig.requests import Hello
-from livemig import vdso
+from livemig import vdso, xstate
 from livemig.errors import MachineMismatch
+from livemig.system.xsave import Component
 
 # Flags of /proc/cpuinfo that say nothing about instructions a program may use, after
 # arch/x86/include/asm/cpufeatures.h of Linux 6.12. A kernel names some of them and another does
@@ -50,6 +51,17 @@ def check_machine(source: Hello, target: Hello) -> None:
         raise MachineMismatch(
             f"{target.host}: its CPU lacks {', '.join(missing)}, which {source.host} has",
             hint="a program that has seen these features may use them at any time",
+        )
+    _check_extended_state(source, target)
+
+
+def _check_extended_state(source: Hello, target: Hello) -> None:
+    """Refuse a CPU that could not take the registers of the other, nor its signal frames."""
+    there, here = ([Component(*each) for each in host.xstate] for host in (source, target))
+    if there and here and (what := xstate.mismatch(there, here)):
+        raise MachineMismatch(
+            f"{target.host}: its CPU {what} like that of {source.host}",
+            hint="processors of the same make keep their registers alike",
         )
 
 

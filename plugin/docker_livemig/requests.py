@@ -32,7 +32,8 @@ class Hello:
     """HELLO: who speaks, and the facts of the machine that the other side decides by.
 
     ``role`` is "client", "source" or "peer"; ``host`` the node name; ``version`` that of the
-    program. ``cpu_flags`` are those of /proc/cpuinfo, sorted.
+    program. ``cpu_flags`` are those of /proc/cpuinfo, sorted. ``xstate`` are number, offset and
+    size in bytes of what XSAVE saves in its standard format, empty where nobody has asked the CPU.
     """
 
     protocol: int
@@ -45,6 +46,7 @@ class Hello:
     page_size: int = 0
     cpu_flags: list[str] = field(default_factory=list)
     boot_id: str = ""
+    xstate: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,13 @@ class App:
             assert time.monotonic() < deadline, self.errors()
             time.sleep(0.0005)
 
+    def await_state(self, letter: str) -> None:
+        """Wait until it is in a state of proc(5), "T" where a signal has stopped it."""
+        deadline = time.monotonic() + LIMIT
+        while self.state() != letter:
+            assert time.monotonic() < deadline, f"{self.pid} is in state {self.state()}"
+            time.sleep(0.0005)
+
     def state(self) -> str:
         return Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2][0]
 

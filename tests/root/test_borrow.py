@@ -18,7 +18,8 @@ from livemig.infect import find_gadgets, infected
 from livemig.stub import CallFailed, Stub, hold_path
 from livemig.system import procfs, ptrace
 from livemig.system.memory import Memory
-from tests.root.apps import NR_NANOSLEEP, App
+from livemig.tracing import StillRuns, Stop, Tracee, wait_stop
+from tests.root.apps import LIMIT, NR_NANOSLEEP, App, cgroup_root
 from tests.root.borrower import NR_CLOSE, NR_GETPID, Borrower
 from tests.root.conftest import Start
 from tests.root.forked import Forked, Say
@@ -425,3 +426,30 @@ def test_a_process_that_is_gone_is_told(carried: App, borrower: Borrower) -> Non
     assert carried.end() == 0
     with pytest.raises(ProcessGone, match=f"{carried.pid}"):
         borrower.tracee.attach()
+
+
+def test_a_thread_that_stops_late_is_let_go(
+    start: Start, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The freezer of cgroup v1 keeps it from stopping, until it is waited for once more."""
+    if cgroup_root(1) is None:
+        pytest.skip("no freezer of cgroup v1 is mounted")
+    app = start(programs / "refused", "nothing", tmp_path, version=1)
+    assert app.answer() == "waiting"
+    app.settle()
+    app.cgroup.freezer.freeze()
+    tracee = Tracee(app.pid, timeout=0.1)
+    tracee.attach()
+    with pytest.raises(StillRuns):
+        tracee.stop()
+
+    def thaw_and_wait(tid: int, _: float) -> Stop:
+        app.cgroup.freezer.thaw()
+        return wait_stop(tid, LIMIT)
+
+    monkeypatch.setattr("livemig.tracing.wait_stop", thaw_and_wait)
+    tracee.detach()
+    app.cgroup.freezer.thaw()
+    assert procfs.read_status(app.pid)["TracerPid"] == "0"
+    app.send(b"12")
+    assert app.answer() == "ready"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +33,8 @@ OBJECTS = {
     "temporary-file": f"descriptor 3 is {DELETED}",
     "mapped-device": "a mapped device at 0x.*/dev/zero",
     "huge": "MAP_HUGETLB",
+    "keyed": "memory with protection key 1 at 0x",
+    "keyed-code": "memory with protection key 2 at 0x",
     "thread": r"\(refused\) has 2 threads",
     "socket-pair": r"descriptor 3 is a socket \(socket:",
     "listening": "descriptor 3 is a socket",
@@ -130,6 +134,73 @@ def test_a_second_process_is_refused(
     moving.give_up()
     app.send(b"2")
     assert app.wait() == 0
+
+
+STOPPED = "was stopped by a signal"
+
+
+def test_a_stopped_process_is_refused(start: Start, programs: Path, tmp_path: Path) -> None:
+    app = waiting(start, programs, "nothing", tmp_path)
+    os.kill(app.pid, signal.SIGSTOP)
+    app.await_state("T")
+    with pytest.raises(NotCarried, match=f"process {app.pid} {STOPPED}"):
+        refuse(app)
+    os.kill(app.pid, signal.SIGCONT)
+    app.settle()
+    refuse(app)
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["live", "stop-and-copy"])
+def test_a_process_that_is_stopped_late_is_refused(
+    start: Start, programs: Path, tmp_path: Path, move: Mover, version: int, live: bool
+) -> None:
+    """With either freezer: that of cgroup v1 hides the state. It stays stopped where it is."""
+    app = start(programs / "refused", "nothing", tmp_path, version=version)
+    assert app.answer() == "waiting"
+    moving = move(app, live=live)
+    if live:
+        moving.round()
+    os.kill(app.pid, signal.SIGSTOP)
+    app.await_state("T")
+    with pytest.raises(NotCarried, match=f"process {app.pid} {STOPPED}"):
+        go_on(moving)
+    moving.give_up()
+    app.await_state("T")
+    app.send(b"12")
+    os.kill(app.pid, signal.SIGCONT)
+    assert app.answer() == "ready"
+    assert app.wait() == 0, "it runs on"
+
+
+def test_a_process_that_is_stopped_when_it_is_frozen_is_refused(
+    start: Start,
+    programs: Path,
+    tmp_path: Path,
+    move: Mover,
+    version: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its signal waits for the thaw, which finds it traced."""
+    app = start(programs / "refused", "nothing", tmp_path, version=version)
+    assert app.answer() == "waiting"
+    app.settle()
+    moving = move(app)
+    freeze = moving.outgoing.freezer.freeze
+
+    def freeze_and_stop() -> None:
+        freeze()
+        os.kill(app.pid, signal.SIGSTOP)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(moving.outgoing.freezer, "freeze", freeze_and_stop)
+        with pytest.raises(NotCarried, match=f"process {app.pid} {STOPPED}"):
+            go_on(moving)
+    moving.give_up()
+    app.await_state("T")
+    app.send(b"12")
+    os.kill(app.pid, signal.SIGCONT)
+    assert app.answer() == "ready"
+    assert app.wait() == 0, "it runs on"
 
 
 def test_a_traced_process_is_refused(carried: App) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from livemig.errors import NotCarried
+from livemig.infect import Loan
 from livemig.system import procfs, ptrace
 from tests.root.apps import LIMIT, App
 from tests.root.conftest import Start
@@ -28,19 +30,48 @@ def await_ticks(pid: int) -> None:
         time.sleep(0.001)
 
 
-def freeze_within(app: App, move: Mover, live: bool) -> Move:
-    """Freeze it within its sequence, which it is to leave from then on."""
+def enter(app: App) -> tuple[int, int, int]:
+    """Let it spin within its sequence; return where that begins and ends, and what ends it."""
     app.tell("finish")
     start, end, released = (int(word, 16) for word in app.answer().split())
     await_ticks(app.pid)
-    moving = move(app, live=live)
-    moving.outgoing.freeze()
-    assert start <= ptrace.get_registers(app.pid).rip < end
+    return start, end, released
+
+
+def release(app: App, released: int) -> None:
+    """Have it leave its sequence when it runs again."""
     with open(f"/proc/{app.pid}/mem", "r+b", buffering=0) as memory:
         memory.seek(released)
         memory.write(b"\1")
+
+
+def freeze_within(app: App, move: Mover, live: bool) -> Move:
+    """Freeze it within its sequence, which it is to leave from then on."""
+    start, end, released = enter(app)
+    moving = move(app, live=live)
+    await_ticks(app.pid)  # a live move has aborted it once by now
+    moving.outgoing.freeze()
+    assert start <= ptrace.get_registers(app.pid).rip < end
+    release(app, released)
     moving.round()
     return moving
+
+
+def test_it_is_aborted_where_the_thread_cannot_be_borrowed(
+    start: Start, programs: Path, move: Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on where it was stopped, and the kernel still knows of its sequence."""
+    app = begin(start, programs, "restartable-sequence")
+    _, _, released = enter(app)
+
+    def find_none(*_: object) -> None:
+        release(app, released)
+        raise NotCarried("no room for a signal frame")
+
+    monkeypatch.setattr(Loan, "_place_frames", find_none)
+    with pytest.raises(NotCarried, match="no room"):
+        move(app)
+    assert app.answer() == "ok"
 
 
 @pytest.mark.parametrize("live", [True, False], ids=["live", "stop-and-copy"])

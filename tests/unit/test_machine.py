@@ -11,6 +11,7 @@ from docker_livemig.machine import check_machine, has_foreign_vdso
 from docker_livemig.requests import Hello
 from livemig import vdso
 from livemig.errors import MachineMismatch, ProtocolError
+from livemig.wire import from_wire, to_wire
 from tests import vdsos
 
 
@@ -43,6 +44,25 @@ def test_cpu_features_that_are_missing_are_all_named(here: Hello, there: Hello) 
     target = replace(there, cpu_flags=["avx2", "sse2"])
     with pytest.raises(MachineMismatch, match="there: its CPU lacks avx512f, sha_ni, which here"):
         check_machine(source, target)
+
+
+def test_a_cpu_with_more_registers_fits(here: Hello, there: Hello) -> None:
+    more = ((2, 576, 256), (9, 2688, 8))
+    check_machine(replace(here, xstate=more[:1]), replace(there, xstate=more))
+    check_machine(here, replace(there, xstate=()))  # that does not tell
+
+
+def test_a_cpu_that_keeps_its_registers_elsewhere(here: Hello, there: Hello) -> None:
+    source = replace(here, xstate=((2, 576, 256), (9, 832, 8)))
+    target = replace(there, xstate=((2, 576, 256), (9, 2688, 8)))
+    with pytest.raises(MachineMismatch, match=r"^there: its CPU keeps PKRU .* like that of here$"):
+        check_machine(source, target)
+    with pytest.raises(MachineMismatch, match=r"^there: its CPU has no registers of PKRU like"):
+        check_machine(source, replace(there, xstate=((2, 576, 256),)))
+
+
+def test_this_machine_tells_of_its_registers(here: Hello) -> None:
+    assert from_wire(Hello, to_wire(here)).xstate == here.xstate
 
 
 def test_flags_that_are_no_instructions_do_not_count(here: Hello, there: Hello) -> None:

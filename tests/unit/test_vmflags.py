@@ -60,7 +60,7 @@ def new(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("old")
 def test_memory_that_is_locked_on_fault_is_known() -> None:
     (found,) = procfs.parse_area_details(ON_FAULT.splitlines(keepends=True)).values()
-    assert found == (frozenset("rd wr mr mw me lo lf ac sd".split()), 0)
+    assert found == procfs.AreaDetails(frozenset("rd wr mr mw me lo lf ac sd".split()), 0)
 
 
 @pytest.mark.usefixtures("old")

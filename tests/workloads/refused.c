@@ -19,6 +19,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -116,6 +117,29 @@ static int mapped_device(void)
 static int huge(void)
 {
 	return map(MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1);
+}
+
+static int key(void)
+{
+	return syscall(SYS_pkey_alloc, 0, 0);
+}
+
+static int keyed(void)
+{
+	char *place = mmap(NULL, SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return syscall(SYS_pkey_mprotect, place, SIZE, PROT_READ | PROT_WRITE, key());
+}
+
+/* The kernel gives it the first key that is free: another than where none is allocated. */
+static int keyed_code(void)
+{
+	char *place;
+
+	if (key() < 0)
+		return -1;
+	place = mmap(NULL, SIZE, PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	return place == MAP_FAILED ? -1 : 0;
 }
 
 static void *wait_for_ever(void *unused)
@@ -257,6 +281,8 @@ static const struct {
 	{ "temporary-file", temporary_file },
 	{ "mapped-device", mapped_device },
 	{ "huge", huge },
+	{ "keyed", keyed },
+	{ "keyed-code", keyed_code },
 	{ "thread", thread },
 	{ "socket-pair", socket_pair },
 	{ "listening", listening },

@@ -285,6 +285,33 @@ static int faults(volatile char *place)
 	return result;
 }
 
+/* Memory that can be executed alone: the kernel has a key for it where the CPU has keys. */
+static void only_executed(void)
+{
+	area = map(MAP_PRIVATE, SIZE);
+	memset(area, 0xC3, SIZE); /* ret */
+	need(mprotect(area, SIZE, PROT_EXEC), "mprotect");
+	if (!faults(area))
+		lacks(); /* a CPU without keys */
+}
+
+static int only_executed_check(void)
+{
+	char *more = mmap(NULL, PAGE, PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int result = faults(area) && faults(more) ? 0 : bad("it can be read");
+
+	munmap(more, PAGE);
+	((void (*)(void))area)();
+	return result;
+}
+
+/* A key that no memory has. */
+static void key(void)
+{
+	if (syscall(SYS_pkey_alloc, 0, 0) < 0)
+		lacks();
+}
+
 static int guards; /* page 3 to 5, and 9 */
 
 static void guard(void)
@@ -340,6 +367,38 @@ static int late_advice_now(void)
 {
 	need(madvise(area, SIZE, MADV_DONTDUMP), "madvise");
 	need(mlock(area, SIZE), "mlock");
+	note();
+	return 0;
+}
+
+/* Mapped where huge pages are not wanted, by kernels from 6.7 on. */
+static int late_stack_now(void)
+{
+	area = map(MAP_PRIVATE | MAP_STACK, SIZE);
+	mark(area, PAGES);
+	note();
+	return 0;
+}
+
+/* Nothing is mapped from here on, before it is asked for. */
+static void late_future(void)
+{
+	late_advice();
+	need(mlockall(MCL_FUTURE), "mlockall");
+}
+
+static int late_future_now(void)
+{
+	area = map(MAP_PRIVATE, SIZE);
+	mark(area, PAGES);
+	note();
+	return 0;
+}
+
+static int late_future_heap_now(void)
+{
+	area = sbrk(SIZE);
+	mark(area, PAGES);
 	note();
 	return 0;
 }
@@ -452,10 +511,15 @@ const struct thing memory_things[] = {
 	{ "future-on-fault", future_on_fault, future_check, NULL },
 	{ "growing", growing, growing_check, NULL },
 	{ "guarded", guarded, guarded_check, NULL },
+	{ "only-executed", only_executed, only_executed_check, NULL },
+	{ "key", key, NULL, NULL },
 	{ "huge-pages", huge_pages, huge_pages_check, NULL },
 	{ "only-read", only_read, only_read_check, NULL },
 	{ "late-guard", late_guard, guarded_check, late_guard_now },
 	{ "late-advice", late_advice, flags_check, late_advice_now },
+	{ "late-stack", late_advice, flags_check, late_stack_now },
+	{ "late-future", late_future, flags_check, late_future_now },
+	{ "late-future-heap", late_future, flags_check, late_future_heap_now },
 	{ "late-anew", late_anew, flags_check, late_anew_now },
 	{ NULL, NULL, NULL, NULL },
 };

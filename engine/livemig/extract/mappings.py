@@ -105,7 +105,7 @@ def refuse_mappings(pid: int) -> None:
     details = procfs.read_area_details(pid)
     for area in procfs.read_areas(pid):
         if (found := details.get(area.start)) is not None:
-            refuse_area(pid, area, found.flags)
+            refuse_area(pid, area, found)
 
 
 def mapped_files(pid: int, mappings: Iterable[Mapping]) -> list[MappedFile]:

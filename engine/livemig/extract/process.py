@@ -10,8 +10,9 @@ import numpy as np
 
 from livemig.errors import NotCarried
 from livemig.extract.files import Descriptions, own_descriptors
+from livemig.extract.keys import AllocatedKeys
 from livemig.extract.mappings import refuse_mappings
-from livemig.extract.threads import extract_thread, pending_signals
+from livemig.extract.threads import extract_thread, pending_signals, refuse_stopped, stopped
 from livemig.extract.timers import list_timers, read_timers
 from livemig.infect import Loan
 from livemig.model import AddressSpace, Credentials, Process
@@ -54,11 +55,23 @@ def refuse_process(pid: int, *, mappings: bool = True, tracer: int = 0) -> None:
         )
     if (other := int(status["TracerPid"])) not in (0, tracer):
         raise NotCarried(f"process {pid} is traced by process {other}", hint="end the tracer")
+    if _is_stopped(pid, status["State"]):
+        raise stopped(pid)
     list_timers(pid)
     if os.readlink(f"/proc/{pid}/root") != "/":
         raise NotCarried(f"process {pid} has changed its root directory (chroot)")
     if mappings:
         refuse_mappings(pid)
+
+
+def _is_stopped(pid: int, state: str) -> bool:
+    """Tell whether a signal has stopped a process that nobody traces.
+
+    In the freezer of cgroup v1 it shows as asleep, and whoever attaches to it waits until it is
+    thawed (kernel/ptrace.c, ptrace_attach): so this has to be known before.
+    """
+    frozen = state.startswith("D") and _read(pid, "wchan").startswith("do_signal_stop")
+    return frozen or state.startswith("T")
 
 
 def extract_process(
@@ -77,6 +90,7 @@ def extract_process(
     intervals = [table.room(TIMER_SIZE) for _ in range(3)]
     limits = [table.room(LIMIT_SIZE) for _ in range(_LIMITS)]
     settings, locks = Reading(table), _FutureLocks(table, stub)
+    keys = AllocatedKeys(table)
     for number, place in zip(SIGNALS, actions, strict=True):
         if number not in _UNCATCHABLE:
             table.call(f"rt_sigaction {number}", NR_RT_SIGACTION, number, 0, place, 8)
@@ -88,8 +102,10 @@ def extract_process(
     securebits = table.call("prctl PR_GET_SECUREBITS", NR_PRCTL, PR_GET_SECUREBITS)
     brk = table.call("brk", NR_BRK, 0)
     results = stub.run(table)
+    keys.refuse(pid, results)
     read = stub.filled(table)
     status = procfs.read_status(pid)
+    refuse_stopped(pid, loan.tracee)
     tracee = loan.tracee.tid
     return Process(
         pid=procfs.innermost_id(status),

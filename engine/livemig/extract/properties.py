@@ -1,4 +1,4 @@
-"""What memory areas are beside their bytes: VmFlags of /proc/PID/smaps (proc(5)).
+"""What memory areas are beside their bytes: VmFlags of /proc/PID/smaps (proc(5)), and their keys.
 
 The kernel counts pages when it writes that file: 15 ms a GiB. So it is read again only where its
 flags may have changed: system calls that could change them are counted, which costs no downtime.
@@ -13,7 +13,7 @@ from contextlib import suppress
 from livemig.errors import NotCarried
 from livemig.system import procfs
 from livemig.system.calls import Call, CallCounter
-from livemig.system.procfs import Area
+from livemig.system.procfs import Area, AreaDetails
 
 CARRIED = frozenset(
     ("dd", "dc", "wf", "mg", "hg", "nh", "sr", "rr", "lo", "lf", "nr", "dp", "gd", "sl")
@@ -32,21 +32,30 @@ _REFUSED = {
     "ui": "memory whose page faults a program handles (userfaultfd)",
     "ss": "a shadow stack",
 }
+_FIRST_KEY = 1
+_NONE = "0 kB"
 _SPECIAL = ("[v", "[uprobes]")  # the kernel's own, which come by themselves
 
-# What gives an area a flag, or takes one. An area that is mapped without one of these has none.
+# What gives an area a flag, or takes one. An area that is mapped without one of these has none, but
+# where all that is mapped is locked (mlockall(2)), which the count of locked pages tells.
 _MAKING = (
     Call("enter_madvise", "behavior < 3 || (behavior > 9 && behavior < 20)"),
-    Call("enter_mmap", "flags & 0x46108"),  # LOCKED, NORESERVE, HUGETLB, GROWSDOWN, DROPPABLE
+    # DROPPABLE, GROWSDOWN, LOCKED, NORESERVE, STACK (no huge pages, since Linux 6.7), HUGETLB
+    Call("enter_mmap", "flags & 0x66108"),
     Call("exit_mlock"),
     Call("exit_mlock2"),
     Call("exit_munlock"),
     Call("exit_mlockall"),
     Call("exit_munlockall"),
-    Call("exit_mseal"),
+    Call("exit_mseal", lacking=True),
     Call("exit_mremap"),
     Call("exit_execve"),
     Call("exit_prctl"),
+    # What gives memory a protection key, or has the kernel give execute-only memory another one: it
+    # takes the lowest that is free.
+    Call("exit_pkey_mprotect", lacking=True),
+    Call("exit_pkey_alloc", lacking=True),
+    Call("exit_pkey_free", lacking=True),
 )
 # What moves areas: no matter while none has a flag.
 _MOVING = (Call("exit_munmap"), Call("exit_brk"), Call("exit_mmap"), Call("exit_madvise"))
@@ -105,16 +114,22 @@ class Properties:
             return frozen
         now, before = _Counts(self._counter), self._counts
         moved = any(flags for _, _, flags in self._spans) and now.moving != before.moving
-        return not before.settled or moved or now.making != before.making
+        made = not before.settled or now.making != before.making
+        return moved or made or self._holds_new_locks()
+
+    def _holds_new_locks(self) -> bool:
+        """Tell whether memory is locked where none was: it is by itself after MCL_FUTURE."""
+        known = any("lo" in flags for _, _, flags in self._spans)
+        return not known and procfs.read_status(self.pid).get("VmLck", _NONE) != _NONE
 
     def _read(self, areas: Sequence[Area]) -> None:
         self._counts = _Counts(self._counter) if self._counter else None
         details = procfs.read_area_details(self.pid)
         self.reads += 1
-        nothing = procfs.AreaDetails(frozenset(), 0)
+        nothing = AreaDetails(frozenset(), 0)
         found = [(area, details.get(area.start, nothing)) for area in areas]
         self._spans = [
-            (area.start, area.end, _carried(self.pid, area, each.flags)) for area, each in found
+            (area.start, area.end, _carried(self.pid, area, each)) for area, each in found
         ]
         self.huge = [(area.start, area.end) for area, each in found if each.huge]
         self._known = True
@@ -126,22 +141,44 @@ class Properties:
             self._counter = None
 
 
-def _carried(pid: int, area: Area, flags: frozenset[str]) -> tuple[str, ...]:
+def _carried(pid: int, area: Area, details: AreaDetails) -> tuple[str, ...]:
     if area.name.startswith(_SPECIAL):
         return ()
-    refuse_area(pid, area, flags - _OURS)
+    refuse_area(pid, area, details._replace(flags=details.flags - _OURS))
     ignored = {"gd"} if area.name == "[stack]" else set()
-    return tuple(sorted((flags & CARRIED) - ignored))
+    return tuple(sorted((details.flags & CARRIED) - ignored))
 
 
-def refuse_area(pid: int, area: Area, flags: frozenset[str]) -> None:
-    """Raise NotCarried for an area with a flag that cannot be carried, named."""
+def refuse_area(pid: int, area: Area, details: AreaDetails) -> None:
+    """Raise NotCarried for an area with a flag or a key that cannot be carried, named."""
     if area.name.startswith(_SPECIAL):
         return
-    for flag in sorted(flags - CARRIED - _PLAIN):
-        what = _REFUSED.get(flag, f"memory with a property ({flag}) that is not known")
-        name = f" ({area.name})" if area.name else ""
-        raise NotCarried(
-            f"process {pid}: {what} at {area.start:#x}-{area.end:#x}{name} cannot be carried",
-            hint="this version carries private mappings of memory and of files that exist",
+    for flag in sorted(details.flags - CARRIED - _PLAIN):
+        raise _refused(
+            pid,
+            area,
+            _REFUSED.get(flag, f"memory with a property ({flag}) that is not known"),
+            "this version carries private mappings of memory and of files that exist",
         )
+    if details.key and not _comes_by_itself(area, details.key):
+        raise _refused(
+            pid,
+            area,
+            f"memory with protection key {details.key}",
+            "this version carries no protection keys (pkey_alloc(2))",
+        )
+
+
+def _comes_by_itself(area: Area, key: int) -> bool:
+    """Tell whether the target's kernel gives the area the same key.
+
+    Memory that can be executed and nothing else gets one (arch/x86/mm/pkeys.c,
+    __execute_only_pkey): the first of all where the program has allocated none.
+    """
+    return area.prot == procfs.PROT_EXEC and key == _FIRST_KEY
+
+
+def _refused(pid: int, area: Area, what: str, hint: str) -> NotCarried:
+    name = f" ({area.name})" if area.name else ""
+    place = f"{area.start:#x}-{area.end:#x}{name}"
+    return NotCarried(f"process {pid}: {what} at {place} cannot be carried", hint=hint)

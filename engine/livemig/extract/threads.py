@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import struct
 import time
 
@@ -14,6 +15,7 @@ from livemig.sigframe import holds_tiles
 from livemig.stub import Stub
 from livemig.system import handles, procfs, ptrace
 from livemig.system.numbers import NR_PRCTL, NR_RESTART_SYSCALL, NR_SIGALTSTACK
+from livemig.tracing import Tracee
 
 PR_GET_TIMERSLACK = 30
 PR_GET_TID_ADDRESS = 40
@@ -23,6 +25,7 @@ ALTSTACK_SIZE = 24
 def extract_thread(pid: int, loan: Loan, stub: Stub) -> Thread:
     """Return the state of a borrowed thread of process ``pid``; raises NotCarried."""
     tid = loan.tracee.tid
+    refuse_stopped(pid, loan.tracee)
     if loan.registers.orig_rax == NR_RESTART_SYSCALL:
         raise NotCarried(
             f"thread {tid} waits in a system call that another stop had interrupted before, and "
@@ -55,6 +58,23 @@ def extract_thread(pid: int, loan: Loan, stub: Stub) -> Thread:
         timer_slack=results[slack],
         scheduling=read_scheduling(tid),
         deadline=_deadline(pid, loan),
+    )
+
+
+def refuse_stopped(pid: int, tracee: Tracee) -> None:
+    """Raise NotCarried where a signal has stopped the process, or came while it is borrowed.
+
+    SIGSTOP cannot be blocked: it is held back then, and delivered when the thread is given back.
+    """
+    if tracee.job_stop or signal.SIGSTOP in tracee.held_signals:
+        raise stopped(pid)
+
+
+def stopped(pid: int) -> NotCarried:
+    """Return what to raise for a process that was stopped by a signal."""
+    return NotCarried(
+        f"process {pid} was stopped by a signal (SIGSTOP), which cannot be carried",
+        hint="let it go on (`docker kill --signal CONT`), and move again",
     )
 
 

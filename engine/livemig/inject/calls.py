@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from livemig import calls, detour
+from livemig import calls, detour, xstate
 from livemig.calls import Left, Timed, Unit
 from livemig.infect import MAP_PRIVATE_ANONYMOUS, find_gadgets
 from livemig.inject.held import Held
@@ -82,12 +82,13 @@ def _made_anew(held: Held, registers: Registers, left: int) -> Registers:
 def _made_elsewhere(held: Held, thread: Thread, timed: Timed, left: int) -> Registers:
     """Send the thread on a way round its call, which would wait for its whole time again."""
     registers = Registers.from_buffer_copy(thread.registers)
-    place = detour.room(registers, thread.xstate, held.memory)
+    state = xstate.on_this_cpu(held.pid, thread.xstate)
+    place = detour.room(registers, state, held.memory)
     if place is None:
         return registers
     table = held.stub.table()
     table.call("mmap", NR_MMAP, 0, PAGE_SIZE, PROT_READ | PROT_EXEC, MAP_PRIVATE_ANONYMOUS, -1, 0)
     (page,) = held.stub.run(table)
     gadgets = find_gadgets(held.pid, held.memory)
-    way = detour.Way(page, gadgets, place, thread.xstate, thread.blocked)
+    way = detour.Way(page, gadgets, place, state, thread.blocked)
     return detour.enter(registers, timed, left, way, held.memory.write)

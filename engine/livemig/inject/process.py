@@ -12,6 +12,7 @@ import struct
 import time
 from contextlib import ExitStack
 
+from livemig import xstate
 from livemig.errors import NotCarried, StateMismatch
 from livemig.extract.process import SIGNALS, seccomp_filters
 from livemig.infect import end_signal
@@ -309,8 +310,9 @@ def set_registers(held: Held, thread: Thread, registers: Registers) -> None:
 
     It leaves a signal stop, so that the kernel goes on with an interrupted call as it would have
     where the thread comes from: with EINTR, or once more, as signals are pending or not.
+    Raises MachineMismatch where its extended state does not fit this CPU.
     """
     held.tracee.enter_signal_stop()
-    ptrace.set_xstate(held.pid, thread.xstate)
+    ptrace.set_xstate(held.pid, xstate.on_this_cpu(held.pid, thread.xstate))
     ptrace.set_sigmask(held.pid, thread.blocked)
     ptrace.set_registers(held.pid, registers)

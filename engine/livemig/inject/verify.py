@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
+from livemig import xstate
 from livemig.errors import StateMismatch
 from livemig.extract.files import Descriptions
 from livemig.extract.guards import find_guards
@@ -269,7 +270,7 @@ def verify_thread(pid: int, thread: Thread, registers: Registers) -> None:
     """Compare what a thread was given last: registers, signal mask, scheduling."""
     present = (
         ("registers", bytes(registers), bytes(ptrace.get_registers(pid))),
-        ("xstate", thread.xstate, ptrace.get_xstate(pid)),
+        ("xstate", xstate.on_this_cpu(pid, thread.xstate), ptrace.get_xstate(pid)),
         ("blocked", thread.blocked, ptrace.get_sigmask(pid)),
         ("scheduling", shown(thread.scheduling), read_scheduling(pid)),
     )

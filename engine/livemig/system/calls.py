@@ -25,10 +25,14 @@ _ATTR = struct.Struct("=IIQQQQQIIQ")  # PERF_ATTR_SIZE_VER0
 
 @dataclass(frozen=True)
 class Call:
-    """A tracepoint: ``enter_NAME`` or ``exit_NAME``, and which of them count."""
+    """A tracepoint: ``enter_NAME`` or ``exit_NAME``, and which of them count.
+
+    A call that may be ``lacking`` in a kernel is never made there.
+    """
 
     name: str
     filter: str = ""
+    lacking: bool = False
 
 
 class CallCounter:
@@ -41,23 +45,25 @@ class CallCounter:
         with ExitStack() as stack:
             events = _tracefs()
             stack.callback(os.close, events)
-            self._descriptors: list[int] = []
+            self._descriptors: list[int | None] = []
             stack.callback(self.close)
             for call in calls:
-                self._descriptors.append(_open(tid, _number(events, call.name)))
-                if call.filter:
-                    _set_filter(self._descriptors[-1], call.filter)
+                self._descriptors.append(_counting(events, tid, call))
             stack.pop_all()
             os.close(events)
 
     def counts(self) -> list[int]:
         """Return how often each call was made so far."""
-        return [int.from_bytes(os.read(each, 8), "little") for each in self._descriptors]
+        return [
+            0 if each is None else int.from_bytes(os.read(each, 8), "little")
+            for each in self._descriptors
+        ]
 
     def close(self) -> None:
         """Count no more."""
         while self._descriptors:
-            os.close(self._descriptors.pop())
+            if (descriptor := self._descriptors.pop()) is not None:
+                os.close(descriptor)
 
 
 def _tracefs() -> int:
@@ -70,6 +76,19 @@ def _tracefs() -> int:
         return syscall(NR_FSMOUNT, context, _CLOEXEC, 0, what="mounting tracefs")
     finally:
         os.close(context)
+
+
+def _counting(events: int, tid: int, call: Call) -> int | None:
+    try:
+        number = _number(events, call.name)
+    except FileNotFoundError:
+        if call.lacking:
+            return None
+        raise
+    descriptor = _open(tid, number)
+    if call.filter:
+        _set_filter(descriptor, call.filter)
+    return descriptor
 
 
 def _number(events: int, name: str) -> int:

@@ -84,10 +84,15 @@ def _read_areas(pid: int) -> list[Area]:
 
 
 class AreaDetails(NamedTuple):
-    """What /proc/PID/smaps tells of an area: VmFlags, and bytes in huge pages (AnonHugePages)."""
+    """What /proc/PID/smaps tells of an area.
+
+    VmFlags, bytes in huge pages (AnonHugePages), and its protection key: 0 is the one of all memory
+    that was given no other (pkeys(7)).
+    """
 
     flags: frozenset[str]
     huge: int
+    key: int = 0
 
 
 def read_area_details(pid: int) -> dict[int, AreaDetails]:
@@ -99,13 +104,15 @@ def read_area_details(pid: int) -> dict[int, AreaDetails]:
 def parse_area_details(lines: Iterable[str]) -> dict[int, AreaDetails]:
     """Return the same from the lines of the file."""
     found: dict[int, AreaDetails] = {}
-    start = huge = 0
+    start = huge = protection = 0
     for line in lines:
         key, _, value = line.partition(" ")
         if key == "VmFlags:":
-            found[start] = AreaDetails(vmflags.named(value.split()), huge)
+            found[start] = AreaDetails(vmflags.named(value.split()), huge, protection)
         elif key == "AnonHugePages:":
             huge = int(value.split()[0]) << 10
+        elif key == "ProtectionKey:":
+            protection = int(value)
         elif not key.endswith(":"):
             start = int(key.split("-")[0], 16)
     return found
