@@ -43,6 +43,8 @@ TABLE = (
             Refusal("mapped devices", "a mapped device"),
             Refusal("userfaultfd", "memory whose page faults a program handles (userfaultfd)"),
             Refusal("shadow stacks", "a shadow stack"),
+            Refusal("protection keys", "memory with protection key "),
+            Refusal("keys that are allocated", " has allocated memory protection keys "),
         ),
     ),
     Row(
@@ -53,6 +55,7 @@ TABLE = (
             Refusal("several threads", " threads"),
             Refusal("several processes", " processes: "),
             Refusal("traced processes", " is traced by process "),
+            Refusal("processes that SIGSTOP stopped", " was stopped by a signal (SIGSTOP)"),
         ),
     ),
     Row("signal handlers, masks, pending signals, interval and POSIX timers"),
