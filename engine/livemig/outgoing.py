@@ -15,6 +15,7 @@ from livemig.errors import NotCarried, ProcessGone, TransferError
 from livemig.extract import extract_process, read_layout, refuse_process
 from livemig.extract.files import Descriptions
 from livemig.extract.guards import find_guards
+from livemig.extract.process import is_stopped
 from livemig.extract.properties import Properties
 from livemig.freezer import Freezer, await_end
 from livemig.infect import borrow, find_gadgets, infected
@@ -345,7 +346,7 @@ class Outgoing:
         """Thaw the process so that a call that it waits in ends when it would have ended."""
         call = self._tracee.call
         call.refresh()
-        if call.starts_over() and not self._traced:
+        if call.starts_over() and not self._traced and not is_stopped(self.pid):
             deadline = call.deadline
             self._tracee.attach()
             self._traced = True

@@ -136,6 +136,34 @@ def test_a_call_goes_on_with_the_time_that_is_left(caller: Caller, move: Mover, 
     assert ways_round(caller) == []
 
 
+def test_one_that_a_signal_stops_in_its_call_is_left_alone(
+    start: Start, programs: Path, move: Mover, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Just before it is frozen: who attached to it then, for its time, would wait for ever."""
+    caller = Caller(start(programs / "calls", version=version))
+    caller.begin("sigtimedwait")
+
+    def without_a_way_round(*_: object) -> None:
+        raise NotCarried("no room")
+
+    monkeypatch.setattr("livemig.waiting.borrow", without_a_way_round)
+    moving = move(caller.app)
+    freeze = moving.outgoing.freezer.freeze
+
+    def stop_and_freeze() -> None:
+        os.kill(caller.app.pid, signal.SIGSTOP)
+        caller.app.await_state("T")
+        freeze()
+
+    monkeypatch.setattr(moving.outgoing.freezer, "freeze", stop_and_freeze)
+    with pytest.raises(NotCarried, match="was stopped by a signal"):
+        moving.outgoing.freeze()
+    moving.give_up()
+    caller.app.await_state("T")
+    os.kill(caller.app.pid, signal.SIGCONT)
+    assert caller.ended().result == -errno.EINTR, "signal(7): so it is without us"
+
+
 @pytest.mark.parametrize("error", [NotCarried("no room"), OSError(errno.ENOMEM, "mmap")])
 def test_a_call_without_a_way_round_goes_on_all_the_same(
     caller: Caller, move: Mover, monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -55,7 +55,7 @@ def refuse_process(pid: int, *, mappings: bool = True, tracer: int = 0) -> None:
         )
     if (other := int(status["TracerPid"])) not in (0, tracer):
         raise NotCarried(f"process {pid} is traced by process {other}", hint="end the tracer")
-    if _is_stopped(pid, status["State"]):
+    if is_stopped(pid):
         raise stopped(pid)
     list_timers(pid)
     if os.readlink(f"/proc/{pid}/root") != "/":
@@ -64,12 +64,13 @@ def refuse_process(pid: int, *, mappings: bool = True, tracer: int = 0) -> None:
         refuse_mappings(pid)
 
 
-def _is_stopped(pid: int, state: str) -> bool:
+def is_stopped(pid: int) -> bool:
     """Tell whether a signal has stopped a process that nobody traces.
 
     In the freezer of cgroup v1 it shows as asleep, and whoever attaches to it waits until it is
     thawed (kernel/ptrace.c, ptrace_attach): so this has to be known before.
     """
+    state = procfs.read_status(pid)["State"]
     frozen = state.startswith("D") and _read(pid, "wchan").startswith("do_signal_stop")
     return frozen or state.startswith("T")
 
