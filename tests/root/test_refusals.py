@@ -139,6 +139,14 @@ def test_a_second_process_is_refused(
 STOPPED = "was stopped by a signal"
 
 
+def goes_on_when_told(app: App) -> None:
+    app.await_state("T")
+    app.send(b"12")
+    os.kill(app.pid, signal.SIGCONT)
+    assert app.answer() == "ready"
+    assert app.wait() == 0, "it runs on"
+
+
 def test_a_stopped_process_is_refused(start: Start, programs: Path, tmp_path: Path) -> None:
     app = waiting(start, programs, "nothing", tmp_path)
     os.kill(app.pid, signal.SIGSTOP)
@@ -165,11 +173,7 @@ def test_a_process_that_is_stopped_late_is_refused(
     with pytest.raises(NotCarried, match=f"process {app.pid} {STOPPED}"):
         go_on(moving)
     moving.give_up()
-    app.await_state("T")
-    app.send(b"12")
-    os.kill(app.pid, signal.SIGCONT)
-    assert app.answer() == "ready"
-    assert app.wait() == 0, "it runs on"
+    goes_on_when_told(app)
 
 
 def test_a_process_that_is_stopped_when_it_is_frozen_is_refused(
@@ -196,11 +200,7 @@ def test_a_process_that_is_stopped_when_it_is_frozen_is_refused(
         with pytest.raises(NotCarried, match=f"process {app.pid} {STOPPED}"):
             go_on(moving)
     moving.give_up()
-    app.await_state("T")
-    app.send(b"12")
-    os.kill(app.pid, signal.SIGCONT)
-    assert app.answer() == "ready"
-    assert app.wait() == 0, "it runs on"
+    goes_on_when_told(app)
 
 
 def test_a_traced_process_is_refused(carried: App) -> None:
