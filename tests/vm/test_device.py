@@ -19,10 +19,11 @@ pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("quiet"), pytest.mark.time
 PROGRAM = "/root/selftest"
 CHOSEN = (
     "tests/root/test_layout.py",
+    "tests/root/test_mapped_files.py",
     "'tests/root/test_relocation.py::test_what_was_moved_is_not_sent_again[soft-dirty-grown-before-the-last]'",
     "'tests/root/test_moves.py::test_all_is_as_it_was[freezer-v2-live]'",
 )
-EVERY = "layout moves relocation state told_moves tracker vdso"
+EVERY = "layout mapped_files moves relocation state told_moves tracker vdso"
 MAY_LACK = (
     "PAGEMAP_SCAN,no freezer of cgroup,count system calls,time slice,no getrandom,no droppable,"
     "no guarded,no late-guard,no memory-merge,no no-writable-code,no sealed,no slice,no tiles"
