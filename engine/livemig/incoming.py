@@ -171,7 +171,7 @@ class Incoming:
             self._feed_all(image.stdin)
 
     def _feed_all(self, data: bytes) -> None:
-        if self._stdin is not None:
+        if data and self._stdin is not None:  # of a container without one it is no pipe
             make_room(self._stdin, len(data))
         if lost := self.feed(data):
             raise StateMismatch(f"{lost} bytes of its standard input found no room on the target")
