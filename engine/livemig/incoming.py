@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 
 from livemig import terminal, typed
@@ -171,7 +172,7 @@ class Incoming:
             self._feed_all(image.stdin)
 
     def _feed_all(self, data: bytes) -> None:
-        if data and self._stdin is not None:  # of a container without one it is no pipe
+        if self._stdin is not None:
             make_room(self._stdin, len(data))
         if lost := self.feed(data):
             raise StateMismatch(f"{lost} bytes of its standard input found no room on the target")
@@ -219,7 +220,10 @@ def _writer(pid: int) -> int | None:
     try:
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(f"/proc/{pid}/fd/0", flags)
-    except OSError:  # no pipe: the container was started without -i
+    except OSError:
+        return None
+    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):  # the container was started without -i
+        os.close(descriptor)
         return None
     return descriptor
 

@@ -334,9 +334,11 @@ class Outgoing:
             if frozen:
                 self._hold()
                 return
-            if self._frozen:
-                self._thaw_on_time()
-            self._detach()
+            try:
+                if self._frozen:
+                    self._thaw_on_time()
+            finally:
+                self._detach()
         except (ProcessGone, FileNotFoundError):
             return
         finally:

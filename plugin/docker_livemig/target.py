@@ -65,6 +65,7 @@ class Arrival:
         self._link = link
         self._journal = Journal(prepare.move_id)
         self._begun = False
+        self._has_image = False
         self._laid_out = False
         self._incoming: Incoming | None = None
         self._held_watch: HeldWatch | None = None
@@ -115,8 +116,8 @@ class Arrival:
         )
         self._begun = True
         chains = tuple(images.present_chains(self._api))
-        has_image = images.has(self._api, self._spec)
-        self._send(FrameType.PREPARED, Prepared(chains, foreign, has_image))
+        self._has_image = images.has(self._api, self._spec)
+        self._send(FrameType.PREPARED, Prepared(chains, foreign, self._has_image))
 
     def _clean_up(self, reason: LivemigError | None = None) -> None:
         """Undo everything. What cannot be undone now stays in the journal, and ``reason`` says so.
@@ -153,6 +154,11 @@ class Arrival:
         room = images.room_for(coming.bytes) + self._prepare.file_bytes
         images.check_room(self._api, room)
         loaded = images.expected(self._api, self._spec)
+        if loaded.new and self._has_image:
+            raise TransferError(
+                f"the image of {self._spec.name} was removed from {os.uname().nodename} meanwhile",
+                hint="move it again: the image is sent then",
+            )
         self._journal.append(TargetState.LOADING, loaded=to_wire(loaded))
         if loaded.new:
             with closing(engine_api.connect(engine_api.IMAGE_TIMEOUT)) as api:

@@ -20,8 +20,9 @@ from livemig.wire import to_wire
 
 _LOOK = 0.25  # seconds between two looks at the clock
 _GRACE = 10.0  # seconds that a phase has to end once it was interrupted
-_NO_LINK = frozenset({SourcePhase.IMAGE})
-"""Phases without a limit in which the move also waits for what no interruption reaches: Docker."""
+_NO_LINK = frozenset({SourcePhase.IMAGE, SourcePhase.LAST_ROUND})
+"""Phases without a limit in which the move may wait for what no interruption reaches, and somebody
+waits with it: for Docker, or, the container being stopped, for a disk."""
 
 
 class ClientWatch:
@@ -30,7 +31,7 @@ class ClientWatch:
     CANCEL, or the client's end, interrupts the link to the target that ``attach`` named, so that
     whatever waits there raises Cancelled; so does the end of ``limit`` seconds, where it is not 0.
     A phase that takes longer than its limit is interrupted with StepTimeout; where even that does
-    not end it, or a cancellation not one that waits for Docker, ``hung`` is called. After
+    not end it, or a cancellation not one without a limit, ``hung`` is called. After
     ``commit`` none of them has an effect any more.
     """
 

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from livemig.errors import KernelLacks
+from livemig.errors import KernelLacks, TransferError
+from livemig.frames import FrameType
 from livemig.model import TRACKERS, TrackerChoice
 from livemig.tracker import check_tracker
 from tests import pace
+from tests.docker.commands import Command
+from tests.docker.gate import gate
 from tests.docker.moves import Pair, inspect, move
 from tests.hosts import Host, leaks, load_images, snapshot
 from tests.programs import copy_to
@@ -67,6 +70,19 @@ def test_an_image_that_is_there_is_not_even_read(pair: Pair, recorder_image: str
     move(pair[0], NAME, pair[1])
     move(pair[1], NAME, pair[0])
     assert [len(saved(host)) for host in pair] == [there + new, back]
+
+
+def test_an_image_that_goes_before_it_is_used_is_missed(pair: Pair, recorder_image: str) -> None:
+    source, target = pair
+    start(source, recorder_image)
+    move(source, NAME, target)
+    move(target, NAME, source)
+    with gate(target, FrameType.PREPARED) as held, Command(source, NAME, "lmb") as command:
+        held.wait()
+        target.run(["docker", "rmi", recorder_image])
+        held.open()
+        assert "was removed from lmb" in command.must_fail(TransferError)
+    move(source, NAME, target)
 
 
 def images(host: Host) -> str:

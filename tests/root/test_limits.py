@@ -11,6 +11,8 @@ import pytest
 from livemig.errors import InternalError
 from livemig.freezer import Freezer
 from livemig.rounds import RoundEnd
+from livemig.system import procfs
+from livemig.tracing import StillRuns
 from tests.root.conftest import Start
 from tests.root.fuse import SlowFile
 from tests.root.loopback import Mover
@@ -83,3 +85,21 @@ def test_a_freeze_that_takes_too_long_leaves_the_source_running(
         moving.give_up()
         slow.answer()
         assert mapper.answers() == [4 * PAGE]
+
+
+def test_a_process_that_cannot_be_thawed_is_let_go(
+    commanded: Mapper, move: Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for its disk so long that it does not stop; when it does, nobody may hold it."""
+
+    def fail() -> None:
+        commanded.app.cgroup.freezer.thaw()
+        raise StillRuns(f"thread {commanded.app.pid} does not stop")
+
+    moving = move(commanded.app)
+    moving.freeze()
+    monkeypatch.setattr(moving.outgoing, "_thaw_on_time", fail)
+    with pytest.raises(StillRuns):
+        moving.outgoing.release()
+    assert procfs.read_status(commanded.app.pid)["TracerPid"] == "0"
+    assert commanded.call(NR_GETPID) == 1
