@@ -246,9 +246,7 @@ class Move:
         self._pace.send()
         self._step("last round")
         self._digests = self._digest_pages() if self.request.verify else ()
-        # While the target writes the pages:
-        image = self._outgoing.extract()
-        refuse_kept(self._spec, self._resolved.pid)
+        image = self._outgoing.extract()  # while the target writes the pages
         self._step("extract")
         self._pace.confirm()
         self._step("last round")
@@ -264,6 +262,7 @@ class Move:
         self._held = True
         self._session.send(FrameType.STATE, body)
         self.watch.enter(SourcePhase.REBUILD)
+        refuse_kept(self._spec, self._resolved.pid)  # while the target rebuilds the process
         digest = state_digest(body)
         ready = self._session.expect(FrameType.READY, Ready)
         if ready.state != digest:
