@@ -55,6 +55,7 @@ from livemig.link import Link
 from livemig.model import Image
 from livemig.outgoing import Outgoing
 from livemig.system import priority, procfs
+from livemig.tracing import telling_death
 from livemig.tracker import check_tracker
 from livemig.wire import prepare, to_wire
 
@@ -262,7 +263,8 @@ class Move:
         self._held = True
         self._session.send(FrameType.STATE, body)
         self.watch.enter(SourcePhase.REBUILD)
-        refuse_kept(self._spec, self._resolved.pid)  # while the target rebuilds the process
+        with telling_death(self._resolved.pid):  # while the target rebuilds the process
+            refuse_kept(self._spec, self._resolved.pid)
         digest = state_digest(body)
         ready = self._session.expect(FrameType.READY, Ready)
         if ready.state != digest:
