@@ -14,7 +14,6 @@ from livemig.errors import TransferError
 from livemig.model import Role
 from livemig.system import handles, procfs
 
-_F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
 _ROOM = 1 << 20
 _CHUNK = 64 << 10
 
@@ -39,8 +38,8 @@ def find_stream(pid: int, streams: dict[int, Role]) -> int | None:
 
 def make_room(writer: int, size: int) -> None:
     """Have a pipe hold so many bytes; whoever made it may have enlarged it. Raises OSError."""
-    if size > fcntl.fcntl(writer, _F_GETPIPE_SZ):
-        fcntl.fcntl(writer, _F_SETPIPE_SZ, size)
+    if size > fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ):
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, size)
 
 
 class UnreadInput:
@@ -54,7 +53,7 @@ class UnreadInput:
         """Return what is unread, and whether nobody can write any more; nothing is consumed."""
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            fcntl.fcntl(writer, _F_SETPIPE_SZ, _ROOM)
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _ROOM)
             try:
                 count = handles.tee(self._descriptor, writer, _ROOM)
             except BlockingIOError:
