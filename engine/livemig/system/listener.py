@@ -11,14 +11,11 @@ import os
 import struct
 import threading
 from contextlib import suppress
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
-from livemig.errors import InternalError
 from livemig.system import priority
+from livemig.system.built import library
 
-_LIBRARY = Path(__file__).with_name("livemig-listener.so")
 _MOVE = struct.Struct("=QQQ")
 _ROOM = 1 << 16  # moves; memory is taken for those that were heard of
 
@@ -38,13 +35,6 @@ class Move(NamedTuple):
     length: int
 
 
-@cache
-def _library() -> ctypes.CDLL:
-    if not _LIBRARY.exists():
-        raise InternalError(f"{_LIBRARY} is missing", hint="build it with `make stub`")
-    return ctypes.CDLL(str(_LIBRARY))
-
-
 class Listener:
     """Reads the events of a userfaultfd, which stays the caller's, until it is closed.
 
@@ -53,7 +43,7 @@ class Listener:
     """
 
     def __init__(self, descriptor: int) -> None:
-        listen = _library().livemig_listen
+        listen = library("listener").livemig_listen
         self._end = os.eventfd(0, os.EFD_CLOEXEC)
         self._memory = mmap.mmap(-1, _HEAD + _ROOM * _MOVE.size)
         self._ring = _Ring.from_buffer(self._memory)

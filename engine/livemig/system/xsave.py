@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
-from livemig.errors import InternalError
+from livemig.system.built import library
 
-_LIBRARY = Path(__file__).with_name("livemig-xsave.so")
 _EXTENDED, _COMPONENTS = 2, 63
 
 
@@ -28,9 +26,7 @@ class _Place(ctypes.Structure):
 @cache
 def components() -> tuple[Component, ...]:
     """Return the components behind the header that the kernel has enabled, by number."""
-    if not _LIBRARY.exists():
-        raise InternalError(f"{_LIBRARY} is missing", hint="build it with `make stub`")
-    ask = ctypes.CDLL(str(_LIBRARY)).livemig_components
+    ask = library("xsave").livemig_components
     ask.restype = ctypes.c_uint64
     places = (_Place * _COMPONENTS)()
     features = ask(places)
