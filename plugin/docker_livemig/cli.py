@@ -85,6 +85,8 @@ def main(argv: Sequence[str]) -> int:
             os.environ["DOCKER_CONFIG"] = given.config
         if words and words[0] in _QUESTIONS:
             return _ask(words[0], words[1:], given)
+        if words and words[0] == "setup":
+            return _setup(words[1:], given)
         if words and words[0] in _COMMANDS:
             return _COMMANDS[words[0]](words[1:])
         options = move_parser().parse_args(words)
@@ -244,7 +246,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         type=_number(1, 3_600_000),
         default=100,
-        help="stop the container once what is left takes no longer (default: %(default)s)",
+        help="stop the container once what is left takes no longer, or once rounds do not make it "
+        "less (default: %(default)s)",
     )
     add(
         "--max-rounds",
@@ -319,10 +322,12 @@ def _peer(words: list[str]) -> int:
         help="speak the protocol on the standard streams",
     )
     parser.add_argument("--sudo", action="store_true", help=argparse.SUPPRESS)
-    return peer.main(through_sudo=parser.parse_args(words).sudo)
+    parser.add_argument("--connection", default="", help=argparse.SUPPRESS)
+    options = parser.parse_args(words)
+    return peer.main(through_sudo=options.sudo, connection=options.connection)
 
 
-def _setup(words: list[str]) -> int:
+def _setup(words: list[str], given: Globals) -> int:
     from docker_livemig import setup  # noqa: PLC0415  speaks to Docker's engine
 
     parser = _Parser(
@@ -338,7 +343,13 @@ def _setup(words: list[str]) -> int:
         help="take it out again; refused while a container depends on it",
     )
     options = parser.parse_args(words)
-    for line in setup.run(dry_run=options.dry_run, undo=options.undo):
+    endpoint = hosts.current_endpoint(given.host, given.context)
+    if not endpoint.startswith("unix://"):
+        raise UsageError(
+            f"setup changes the Docker of the host that it runs on, and {endpoint} is another",
+            hint="run it there, as root",
+        )
+    for line in setup.run(dry_run=options.dry_run, undo=options.undo, engine=endpoint):
         sys.stdout.write(line + "\n")
     return SUCCESS
 
@@ -376,6 +387,5 @@ def _ask(command: str, words: list[str], given: Globals) -> int:
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "peer": _peer,
-    "setup": _setup,
     "version": _version,
 }

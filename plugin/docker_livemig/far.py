@@ -31,6 +31,7 @@ from livemig.system import xsave
 from livemig.wire import from_wire, to_wire
 
 HELLO_TIMEOUT = 60.0
+_MACHINE_ID = Path("/etc/machine-id")
 _END_GRACE = 2.0
 _LOCAL_PEER = ("-P", "-m", "docker_livemig.main", "peer", "--stdio")
 
@@ -141,8 +142,16 @@ def facts(role: str) -> Hello:
         page_size=os.sysconf("SC_PAGESIZE"),
         cpu_flags=_cpu_flags(),
         xstate=xsave.components(),
-        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        machine=machine_id(),
     )
+
+
+def machine_id() -> str:
+    """Return this machine's ID (machine-id(5)), empty where it has none."""
+    try:
+        return _MACHINE_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 def read_hello(name: str, body: Body) -> Hello:

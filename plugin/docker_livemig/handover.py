@@ -110,7 +110,8 @@ class Handover:
         return InDoubt(
             f"container {self.spec.name} was handed over to {self.host}, which does not "
             f"confirm that it runs there: {problem}",
-            hint=f"the copy here stays frozen: `docker livemig recover {self.journal.move_id}`",
+            hint="the copy here stays frozen, and must not be restarted: `docker livemig recover "
+            f"{self.journal.move_id}` ends the move",
         )
 
     def finish(self, stdin: LateInput | None) -> None:

@@ -39,16 +39,16 @@ def recover_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         action="store_const",
         dest="force",
         const="commit",
-        help="where the other host cannot be asked: the container is to run on the target",
+        help="of one move whose other host cannot be asked: the container is to run on the target",
     )
     word.add_argument(
         "--abort",
         action="store_const",
         dest="force",
         const="abort",
-        help="where the other host cannot be asked: the container is to run on the source",
+        help="of one move whose other host cannot be asked: the container is to run on the source",
     )
-    add("--other", metavar="HOST", default="", help="how the move's other host is reached")
+    add("--other", metavar="HOST", default="", help="how that move's other host is reached")
     _add_format(parser)
     return parser
 

@@ -18,7 +18,8 @@ class Prepare:
     """PREPARE: which container comes, and how; ``layout`` is what shall lay its memory out.
 
     ``vdso`` is the code that the source's kernel maps into every process, ``seccomp`` the digest of
-    the container's profile, empty without one.
+    the container's profile, empty without one. ``source`` and ``machine`` are the source's node
+    name and machine-id(5).
     """
 
     move_id: str
@@ -29,6 +30,7 @@ class Prepare:
     vdso: bytes
     seccomp: bytes
     layout: LayoutChoice = "auto"
+    machine: str = ""
 
 
 @dataclass(frozen=True)

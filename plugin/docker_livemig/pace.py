@@ -19,20 +19,32 @@ _SHRINKING = 0.8  # a round that leaves more than this share of what it found is
 
 
 class Pace:
-    """Sends the rounds of one move, and keeps their figures in ``done``."""
+    """Sends the rounds of one move, and keeps their figures in ``done``.
+
+    ``notes`` gets what the user should know of them.
+    """
 
     def __init__(
-        self, request: MoveRequest, watch: ClientWatch, session: Session, outgoing: Outgoing
+        self,
+        request: MoveRequest,
+        watch: ClientWatch,
+        session: Session,
+        outgoing: Outgoing,
+        notes: list[str],
     ) -> None:
         self._request = request
         self._watch = watch
         self._session = session
         self._outgoing = outgoing
+        self._notes = notes
         self.done: list[RoundStat] = []
 
     def iterate(self) -> None:
-        """Send rounds until what is left fits the downtime, or they stop shrinking."""
-        fastest, before = 1.0, 0
+        """Send rounds until what is left fits the downtime, or they stop shrinking.
+
+        More of them would not help then: it is written as fast as it is sent.
+        """
+        fastest, before, left, millis = 1.0, 0, 0, 0.0
         while len(self.done) < self._request.max_rounds:
             self._watch.enter(SourcePhase.ROUND)
             started = time.monotonic()
@@ -41,10 +53,17 @@ class Pace:
                 fastest = max(fastest, stat.pages * PAGE_SIZE / (time.monotonic() - started))
             left = self._outgoing.waiting()
             self._watch.report("round", stat=stat, rate=fastest, dirty=left)
-            fits = left / fastest * 1000 <= self._request.downtime_limit_ms
+            millis = left / fastest * 1000
+            fits = millis <= self._request.downtime_limit_ms
             if len(self.done) >= _MIN_ROUNDS and (fits or left > before * _SHRINKING):
-                return
+                break
             before = left
+        if millis > self._request.downtime_limit_ms:
+            self._notes.append(
+                f"the container was frozen with {left >> 20} MiB left to send, which takes about "
+                f"{millis:.0f} ms (--downtime-limit {self._request.downtime_limit_ms}): after "
+                f"{len(self.done)} rounds it still wrote as much as was sent meanwhile"
+            )
 
     def round(self) -> RoundStat:
         """Send one round and wait until the target has it."""

@@ -41,12 +41,15 @@ class Roles:
     operator: Callable[[Frame, Link, str], None]
 
 
-def main(*, through_sudo: bool = False) -> int:
+def main(*, through_sudo: bool = False, connection: str = "") -> int:
     """Be a peer on the standard streams; return the exit code.
 
     A user who is not root is left for root by ``sudo -n``, which starts this program again with
-    ``through_sudo``; ssh to the target then runs as that user.
+    ``through_sudo``; ssh to the target then runs as that user. ``connection`` is what sudo takes
+    out of the environment: SSH_CONNECTION.
     """
+    if connection:
+        os.environ["SSH_CONNECTION"] = connection
     if os.geteuid() != 0 and not through_sudo:
         _become_root()
     sys.setswitchinterval(_SWITCH_INTERVAL)
@@ -112,7 +115,8 @@ def _defect(error: Exception) -> InternalError:
 
 
 def _become_root() -> None:
-    argv = ["sudo", "-n", "--", *local_argv(), "--sudo"]
+    connection = f"--connection={os.environ.get('SSH_CONNECTION', '')}"
+    argv = ["sudo", "-n", "--", *local_argv(), "--sudo", connection]
     with contextlib.suppress(FileNotFoundError):
         os.execvp(argv[0], argv)
 

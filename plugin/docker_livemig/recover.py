@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any
 
 import docker
 from docker_livemig import copies, engine_api, far, hosts
@@ -22,23 +23,33 @@ from docker_livemig.sweep import give_back, is_source, look_after_move
 from livemig.errors import (
     Contradicted,
     HostError,
+    HostUnknown,
     HostUnreachable,
     InDoubt,
     LivemigError,
     NoSuchMove,
     UnderWay,
+    UsageError,
 )
 from livemig.frames import FrameType
 from livemig.link import Link
 from livemig.wire import from_wire, to_wire
+
+NO_CONNECTION = (HostUnreachable, HostUnknown)
+"""What `dial` raises where the other host cannot be asked: the operator's word counts then."""
 
 
 def recover(request: Recover, client: Link) -> None:
     """End the move that is asked for, or all; tell ``client`` how each ended.
 
     What stands in the way of the one that is asked for is raised; where all are, it is the outcome
-    of that one, which stays in doubt.
+    of that one, which stays in doubt. What the operator says holds for one move.
     """
+    if (request.force or request.other) and not request.move_id:
+        raise UsageError(
+            "--abort, --commit and --other are about one move: name it by its ID",
+            hint="`docker livemig status` lists them",
+        )
     outcomes = []
     for journal in find(request.move_id):
         if not journal.take():
@@ -131,12 +142,10 @@ class _Case:
 
     def as_source(self) -> Outcome:
         """Ask the target where it stands, and decide."""
-        move = from_wire(MoveRequest, self.journal.details()["request"])
-        places = [self.request.other, move.destination, move.host]
         try:
-            other = dial(places, self.request, move.run_ssh_as)
-        except HostError as error:
-            return self.source_alone(move.host, error)
+            other = dial(self.journal, self.request)
+        except NO_CONNECTION as error:
+            return self.source_alone(str(self.journal.details()["host"]), error)
         with closing(other):
             other.link.send(FrameType.RESUME, to_wire(Resume(self.journal.move_id)))
             status = await_status(other.link, self.journal.move_id)
@@ -168,10 +177,9 @@ class _Case:
         """Have the source decide."""
         details = self.journal.details()
         source = str(details.get("source", ""))
-        places = [self.request.other, source, str(details.get("address", ""))]
         try:
-            other = dial(places, self.request)
-        except HostError as error:
+            other = dial(self.journal, self.request)
+        except NO_CONNECTION as error:
             return self.target_alone(source, error)
         with closing(other):
             wish = Settle(self.journal.move_id, self.request.force)
@@ -214,19 +222,48 @@ class _Case:
         return self.outcome("runs-here", f"it runs here; {again}")
 
 
-def dial(places: list[str], request: Recover, user: str = "") -> far.FarPeer:
-    """Return a peer on the first of these places that can be reached; HostError where none can.
+def dial(journal: Journal, request: Recover) -> far.FarPeer:
+    """Return a peer on the other host of a move, by the first way that leads there.
 
-    What comes after that is no reason to go by the operator's word: the other host can be asked,
-    whether or not Docker answers, there or here.
+    Raises one of NO_CONNECTION where none does. What comes after that is no reason to go by the
+    operator's word: a host that answers can be asked, once what stands in the way there (another
+    version, no plugin, a Docker that is away) is mended; that is raised as any other error.
     """
+    details = journal.details()
     failure: HostError = HostUnreachable("no way to it is known", hint="name one by --other")
-    for place in dict.fromkeys(filter(None, places)):
+    answered: HostError | None = None
+    for place in (place for place in [request.other, *_places(details)] if place):
         try:
-            to = hosts.resolve(place)
-            return far.connect_ssh(
-                to, role="peer", user=request.run_ssh_as or user, agent=request.ssh_agent
-            )
-        except HostError as error:
+            return _connect(place, details, request)
+        except NO_CONNECTION as error:
             failure = error
-    raise failure
+        except HostError as error:
+            answered = answered or error
+    raise answered or failure
+
+
+def _places(details: dict[str, Any]) -> tuple[str, str]:
+    """Return how the other host was reached, then what it is called."""
+    if "request" in details:
+        move = from_wire(MoveRequest, details["request"])
+        return move.destination, move.host
+    return str(details.get("address", "")), str(details.get("source", ""))
+
+
+def _connect(place: str, details: dict[str, Any], request: Recover) -> far.FarPeer:
+    """Connect; HostUnreachable where another machine has taken the place of the move's."""
+    user = from_wire(MoveRequest, details["request"]).run_ssh_as if "request" in details else ""
+    peer = far.connect_ssh(
+        hosts.resolve(place),
+        role="peer",
+        user=request.run_ssh_as or user,
+        agent=request.ssh_agent,
+    )
+    known, found = details.get("machine", ""), peer.hello.machine
+    if known and found and known != found:
+        peer.close()
+        raise HostUnreachable(
+            f"{place} is another machine ({peer.hello.host}, machine-id {found}) than the one of "
+            f"the move (machine-id {known})"
+        )
+    return peer

@@ -34,6 +34,7 @@ class Hello:
     ``role`` is "client", "source" or "peer"; ``host`` the node name; ``version`` that of the
     program. ``cpu_flags`` are those of /proc/cpuinfo, sorted. ``xstate`` are number, offset and
     size in bytes of what XSAVE saves in its standard format, empty where nobody has asked the CPU.
+    ``machine`` is its machine-id(5), empty where it has none.
     """
 
     protocol: int
@@ -45,7 +46,7 @@ class Hello:
     kernel: str = ""
     page_size: int = 0
     cpu_flags: list[str] = field(default_factory=list)
-    boot_id: str = ""
+    machine: str = ""
     xstate: tuple[tuple[int, int, int], ...] = ()
 
 

@@ -153,6 +153,7 @@ class Move:
             SourceState.BEGUN,
             spec=to_wire(self._spec),
             host=self.request.host,
+            machine=self._session.hello.machine,
             request=to_wire(self.request),
             keep_source=self.request.keep_source,
             engine=engine_api.address(),
@@ -170,6 +171,7 @@ class Move:
                 vdso=vdso.own().code,
                 seccomp=seccomp_profile(self._resolved.pid),
                 layout=self.request.layout,
+                machine=far.machine_id(),
             ),
         )
         prepared = self._session.expect(FrameType.PREPARED, Prepared)
@@ -219,7 +221,7 @@ class Move:
         )
         self._close.callback(self._outgoing.close)
         self._watching = True
-        self._pace = Pace(self.request, self.watch, self._session, self._outgoing)
+        self._pace = Pace(self.request, self.watch, self._session, self._outgoing, self.notes)
         self._outgoing.start(live=live, tracker=self.request.tracker)
         if live:
             priority.background(self._session.processes())

@@ -9,7 +9,7 @@ from dataclasses import replace
 from docker_livemig import copies, engine_api
 from docker_livemig.journal import Journal
 from docker_livemig.recover import dial, find
-from docker_livemig.requests import MoveRequest, MoveView, Query, Recover, Report
+from docker_livemig.requests import MoveView, Query, Recover, Report
 from docker_livemig.steps import ANSWER
 from docker_livemig.sweep import is_source
 from livemig.errors import LivemigError, NoDocker
@@ -67,15 +67,9 @@ def _copy(journal: Journal, container: str) -> str:
 
 def _ask(view: MoveView, query: Query) -> str:
     """Return what the other host says of the move, or why it cannot be asked."""
-    details = Journal(view.id).details()
-    places = [str(details.get("source", "")), str(details.get("address", ""))]
-    user = ""
-    if view.role == "source":
-        move = from_wire(MoveRequest, details["request"])
-        places, user = [move.destination, move.host], move.run_ssh_as
     way = Recover(ssh_agent=query.ssh_agent, run_ssh_as=query.run_ssh_as)
     try:
-        with closing(dial(places, way, user)) as other:
+        with closing(dial(Journal(view.id), way)) as other:
             other.link.send(FrameType.QUERY, to_wire(Query(view.id)))
             answer = other.link.expect(FrameType.REPORT, timeout=ANSWER)
     except LivemigError as error:

@@ -111,6 +111,7 @@ class Arrival:
             TargetState.ACCEPTED,
             spec=to_wire(self._spec),
             source=self._prepare.source,
+            machine=self._prepare.machine,
             engine=engine_api.address(),
             address=os.environ.get("SSH_CONNECTION", "").partition(" ")[0],
         )

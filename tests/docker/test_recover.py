@@ -156,7 +156,8 @@ def test_what_was_handed_over_is_not_moved_again(pair: Pair) -> None:
     with Typist(pair, NAME, limit=200) as typist:
         typist.wait_for(20)
         break_off(pair, "source >committed")
-        target.run(["docker", "livemig", "recover", "--abort"], env=IMPATIENT, check=False)
+        words = ["docker", "livemig", "recover", journal(target), "--abort"]
+        target.run(words, env=IMPATIENT, check=False)
         for mode in ("live", "stop-and-copy"):
             argv = ["docker", "livemig", "--mode", mode, NAME, target.name]
             refusal = source.run(argv, check=False)
@@ -174,7 +175,7 @@ def test_a_source_that_is_kept_is_ended_twice(pair: Pair) -> None:
     source, target = pair
     break_off(pair, "source >committed", "--keep-source")
     with no_link(pair):
-        assert recover(source, "--commit") == "runs-there"
+        assert recover(source, journal(source), "--commit") == "runs-there"
     assert recover(source) == "runs-there"
     kept = source.run(["docker", "ps", "-a", "--format", "{{.Names}} {{.State}}"]).stdout.split()
     assert (kept[0].startswith(f"{NAME}-livemig-"), kept[1:]) == (True, ["exited"])
@@ -209,7 +210,7 @@ def test_the_operator_decides_where_the_other_host_cannot_be_asked(pair: Pair) -
         with no_link(pair):
             for host in pair:
                 assert "cannot be asked" in refused(host, InDoubt, journal(host))
-            assert recover(target, "--commit") == "runs-here"
+            assert recover(target, journal(target), "--commit") == "runs-here"
         # Docker's word on the source is still that the frozen one runs: nobody types there.
         assert recover(source) == "runs-there"
         typist.wait_for(20)
@@ -224,7 +225,7 @@ def test_a_copy_that_the_operator_gave_up_gives_the_container_back(pair: Pair) -
         typist.wait_for(20)
         break_off(pair, "source >committed")
         with no_link(pair):
-            assert recover(target, "--abort") == "ended"
+            assert recover(target, journal(target), "--abort") == "ended"
         assert running(pair) == [source.name]
         assert recover(source) == "runs-here"
         typist.wait_for(20)

@@ -16,11 +16,20 @@ from docker_livemig.engine_api import DEFAULT_SOCKET, address, connected
 from docker_livemig.exits import EXIT_CODES
 from docker_livemig.journal import Journal
 from docker_livemig.messages import Status
-from docker_livemig.recover import recover
-from docker_livemig.requests import MoveRequest, Outcome, Recover, Recovered
+from docker_livemig.recover import dial, recover
+from docker_livemig.requests import Hello, MoveRequest, Outcome, Recover, Recovered
 from docker_livemig.steps import SourceState, TargetState
 from docker_livemig.sweep import refuse_handed_over
-from livemig.errors import Contradicted, HostUnreachable, InDoubt, NoDocker
+from livemig.errors import (
+    Contradicted,
+    HostError,
+    HostUnreachable,
+    InDoubt,
+    NoDocker,
+    NoPlugin,
+    UsageError,
+    VersionMismatch,
+)
 from livemig.frames import FrameType
 from livemig.wire import from_wire, to_wire
 from tests.unit.test_containers import SPEC
@@ -68,6 +77,33 @@ def begin(move_id: str, state: SourceState, **details: Any) -> Journal:
     return journal
 
 
+def arrive(move_id: str, state: TargetState, **details: Any) -> Journal:
+    journal = Journal(move_id)
+    known: dict[str, Any] = {"spec": to_wire(SPEC), "source": "there", "address": "10.0.0.7"}
+    journal.begin(TargetState.ACCEPTED, **known | details)
+    journal.append(state, container="c" * 64)
+    journal.leave()
+    return journal
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Hello | HostError]) -> list[str]:
+    """Have each host answer to ssh like that; return the list of those that were asked."""
+    asked: list[str] = []
+
+    def connect(to: Any, **_: Any) -> Any:
+        asked.append(to.host)
+        found = answers[to.host]
+        if isinstance(found, HostError):
+            raise found
+        other = Other("running")
+        return SimpleNamespace(hello=found, link=other, close=other.close)
+
+    monkeypatch.setattr("docker_livemig.far.connect_ssh", connect)
+    copy = Copy("paused", 1, frozen=True)
+    monkeypatch.setattr("docker_livemig.copies.look", lambda *_: copy)
+    return asked
+
+
 def reached(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
     monkeypatch.setattr(recovering, "dial", lambda *_: Other(state))
 
@@ -94,10 +130,7 @@ def test_a_docker_of_ours_that_is_away_is_no_target_that_cannot_be_asked(
 def test_a_docker_of_the_sources_that_is_away_is_no_source_that_cannot_be_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    journal = Journal("m1")
-    journal.begin(TargetState.ACCEPTED, spec=to_wire(SPEC), source="there")
-    journal.append(TargetState.READY, container="c" * 64)
-    journal.leave()
+    journal = arrive("m1", TargetState.READY)
     reached(monkeypatch, "")
     monkeypatch.setattr("docker_livemig.copies.look", lambda *_: Copy("paused", 1, frozen=True))
 
@@ -108,6 +141,58 @@ def test_a_docker_of_the_sources_that_is_away_is_no_source_that_cannot_be_asked(
     with pytest.raises(NoDocker):
         recover(Recover("m1", force="commit"), cast("Any", Client()))
     assert journal.state == TargetState.READY
+
+
+AWAY = HostUnreachable("no route")
+HERE, ELSEWHERE = "a" * 32, "b" * 32
+
+
+def hello(machine: str) -> Hello:
+    return Hello(1, "0.1.0", "peer", "there", machine=machine)
+
+
+@pytest.mark.parametrize("why", [VersionMismatch("speaks protocol 2"), NoPlugin("not installed")])
+@pytest.mark.parametrize("force", ["abort", "commit"])
+def test_a_host_that_answers_in_vain_can_be_asked(
+    monkeypatch: pytest.MonkeyPatch, why: HostError, force: Any
+) -> None:
+    """The container may run there: whoever says otherwise has to look, and to mend that first."""
+    ours = [begin("m1", SourceState.COMMITTED), arrive("m2", TargetState.READY)]
+    answering(monkeypatch, {"there": why, "10.0.0.7": AWAY})
+    for journal in ours:
+        state = journal.state
+        with pytest.raises(type(why)):
+            recover(Recover(journal.move_id, force), cast("Any", Client()))
+        assert journal.state == state
+
+
+def test_another_machine_of_that_name_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows of no move, which would be the end of a copy that is complete."""
+    journal = arrive("m1", TargetState.READY, machine=HERE)
+    answering(monkeypatch, {"there": hello(ELSEWHERE), "10.0.0.7": AWAY})
+    with pytest.raises(InDoubt, match="there is another machine"):
+        recover(Recover("m1"), cast("Any", Client()))
+    assert journal.state == TargetState.READY
+
+
+@pytest.mark.parametrize("known", [HERE, ""])
+def test_the_address_that_a_move_came_from_is_asked_before_a_name(
+    monkeypatch: pytest.MonkeyPatch, known: str
+) -> None:
+    journal = arrive("m1", TargetState.READY, machine=known)
+    asked = answering(monkeypatch, {"10.0.0.7": hello(HERE), "there": AWAY})
+    dial(journal, Recover("m1")).close()
+    assert asked == ["10.0.0.7"]
+
+
+@pytest.mark.parametrize("words", [("abort", ""), ("commit", ""), ("", "there")])
+def test_the_operators_word_is_about_one_move(words: tuple[Any, str]) -> None:
+    """Of two hosts that cannot be asked one may be dead, and the other run the container."""
+    force, other = words
+    journals = [begin(move, SourceState.COMMITTED) for move in ("m1", "m2")]
+    with pytest.raises(UsageError, match="name it by its ID"):
+        recover(Recover(force=force, other=other), cast("Any", Client()))
+    assert {journal.state for journal in journals} == {SourceState.COMMITTED}
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), NoDocker("away")])
