@@ -33,6 +33,7 @@ from livemig.errors import (
     NotCarried,
     NotRunning,
     Paused,
+    ProtocolError,
     TransferError,
     UnderWay,
 )
@@ -134,6 +135,10 @@ def refuse_uncarried(api: docker.APIClient, spec: ContainerSpec) -> None:
     """Raise NotCarried, naming every object that Docker shows and that cannot be carried."""
     with translating("asking Docker about this host", TransferError):
         info = api.info()
+    _refuse_uncarried(spec, info)
+
+
+def _refuse_uncarried(spec: ContainerSpec, info: dict[str, Any]) -> None:
     if found := uncarried(spec, info):
         raise NotCarried(
             f"container {spec.name} has what cannot be carried to another host: "
@@ -203,7 +208,10 @@ def remove_source(
 
 
 def check_target(api: docker.APIClient, spec: ContainerSpec) -> None:
-    """Raise RuntimeMissing, NameTaken or CreateFailed when it cannot be made on this host."""
+    """Raise RuntimeMissing, NameTaken or CreateFailed when it cannot be made on this host.
+
+    NotCarried or ProtocolError where it is what no source sends, such as one with all privileges.
+    """
     require_runtime(api)
     with translating("asking Docker for its settings", CreateFailed):
         info = api.info()
@@ -212,6 +220,12 @@ def check_target(api: docker.APIClient, spec: ContainerSpec) -> None:
             f"Docker on {os.uname().nodename} has {' and '.join(found)}",
             hint="move the container to a host whose Docker has overlay2, and users as they are",
         )
+    try:
+        _refuse_uncarried(spec, info)
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise ProtocolError(
+            f"the configuration of container {spec.name} is not as Docker writes it: {error}"
+        ) from error
     with translating(f"looking for a container named {spec.name}", CreateFailed):
         try:
             found = api.inspect_container(spec.name)

@@ -20,7 +20,8 @@ _SERVICE = "com.docker.swarm.service.name"
 def uncarried(spec: ContainerSpec, info: dict[str, Any]) -> list[str]:
     """Return a description of each object that cannot be carried, in words that users know.
 
-    ``info`` is what `docker info` says on the source.
+    ``info`` is what `docker info` says on the host that asks: the source, or the target, which
+    does not rely on the source's having asked.
     """
     host = spec.host_config
     return [
@@ -46,11 +47,20 @@ def _mounts(spec: ContainerSpec) -> Iterator[str]:
             yield f"volume {mount.get('Name')} at {place}"
         else:
             yield f"{mount.get('Type')} mount at {place}"
-    for place in spec.host_config.get("Tmpfs") or {}:
+    for kind, place in _asked_for(spec.host_config):
         if place not in seen:
-            yield f"tmpfs mount at {place}"
+            yield f"{kind} mount at {place}"
     for other in spec.host_config.get("VolumesFrom") or []:
         yield f"the volumes of container {other} (--volumes-from)"
+
+
+def _asked_for(host: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return kind and place of each mount that the configuration asks for."""
+    return [
+        *(("bind or volume", [*each.split(":"), "?"][1]) for each in host.get("Binds") or []),
+        *((each.get("Type", "?"), each.get("Target", "?")) for each in host.get("Mounts") or []),
+        *(("tmpfs", place) for place in host.get("Tmpfs") or {}),
+    ]
 
 
 def _networks(spec: ContainerSpec) -> Iterator[str]:

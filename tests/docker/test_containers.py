@@ -21,6 +21,7 @@ from livemig.errors import (
     NotCarried,
     NotRunning,
     Paused,
+    ProtocolError,
     RuntimeMissing,
 )
 from tests.conftest import NothingLeft
@@ -182,6 +183,25 @@ def test_a_name_that_is_taken(pair: Pair, recorder_image: str) -> None:
     for attempt in (check_target, create):
         with pytest.raises(NameTaken, match="lmb has a container named 'recorder' already"):
             inside(b, attempt, spec)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("Privileged", True, "--privileged"),
+        ("Binds", ["/:/host"], "volume mount at /host"),
+        ("Binds", [5], "not as Docker writes it"),
+    ],
+)
+def test_what_no_source_sends(
+    pair: Pair, recorder_image: str, field: str, value: object, named: str
+) -> None:
+    """Who may speak to a peer is not given the target's host by that."""
+    a, b = pair
+    spec = run(a, recorder_image, "-i")
+    spec = replace(spec, host_config={**spec.host_config, field: value})
+    with pytest.raises((NotCarried, ProtocolError), match=named):
+        inside(b, check_target, spec)
 
 
 def test_a_host_without_the_runtime(pair: Pair, recorder_image: str) -> None:
