@@ -131,7 +131,8 @@ install: stub ## Install the plugin and its runtime on this machine (PREFIX=/usr
 	@echo "now run: docker livemig setup"
 
 .PHONY: uninstall
-uninstall: ## Remove what install put there
+uninstall: ## Remove what install put there; refused while a container depends on it
+	[ ! -x $(LIBDIR)/bin/python ] || $(LIBDIR)/bin/python -I -m docker_livemig.main setup --undo
 	rm -rf $(LIBDIR)
 	rm -f $(PLUGIN) $(PREFIX)/bin/livemig-runc
 

@@ -49,16 +49,21 @@ class Daemon:
     config: Path
 
 
-def run(dry_run: bool = False, undo: bool = False) -> list[str]:
+def run(dry_run: bool = False, undo: bool = False, engine: str = "") -> list[str]:
     """Register the runtime (or, with ``undo``, take it back); return what was done, for people.
 
-    With ``dry_run`` nothing changes and the lines are the difference that would be made. Doing
+    ``engine`` is where Docker listens (unix://…, empty: as the environment has it).
+    With ``dry_run`` nothing changes and the lines are the differences that would be made. Doing
     what is done already is no error. Raises NotRoot, NoDocker, HostError, and ContainerError when
     a container still depends on what ``undo`` would remove.
     """
     if os.geteuid() != 0:
         raise NotRoot("setup changes Docker's configuration", hint="run it as root, with `sudo`")
-    api = engine_api.connect()
+    with engine_api.connected(engine) as api:
+        return _run(api, dry_run, undo)
+
+
+def _run(api: docker.APIClient, dry_run: bool, undo: bool) -> list[str]:
     daemon = find_daemon(api)
     before = _read(daemon.config)
     if undo:
@@ -67,7 +72,7 @@ def run(dry_run: bool = False, undo: bool = False) -> list[str]:
     else:
         after = with_runtime(before, INSTALLED)
     if dry_run:
-        return _difference(daemon.config, before, after)
+        return _difference(daemon.config, before, after) + _would(undo)
     return _undo(api, daemon, before, after) if undo else _do(api, daemon, before, after)
 
 
@@ -130,13 +135,24 @@ def _difference(path: Path, before: str | None, after: str | None) -> list[str]:
     return list(lines) or [f"{path}: no change"]
 
 
+def _would(undo: bool) -> list[str]:
+    """Return what would become of the runtime's program."""
+    if undo:
+        return [f"would remove {INSTALLED}"] if INSTALLED.exists() else []
+    return [] if _is_installed(runtime_program()) else [f"would install {INSTALLED}"]
+
+
 # Doing it
+
+
+def _is_installed(program: bytes) -> bool:
+    return INSTALLED.exists() and INSTALLED.read_bytes() == program
 
 
 def _do(api: docker.APIClient, daemon: Daemon, before: str | None, after: str | None) -> list[str]:
     lines = []
     program = runtime_program()
-    if not INSTALLED.exists() or INSTALLED.read_bytes() != program:
+    if not _is_installed(program):
         _replace(INSTALLED, program, mode=0o755)
         lines.append(f"installed {INSTALLED}")
     if after != before or not _registered(api):

@@ -52,6 +52,7 @@ def test_a_dry_run_changes_nothing(host: Host) -> None:
     before = config(host)
     lines = inside(host, setup.run, dry_run=True)
     assert '+        "livemig-runc": {' in lines
+    assert lines[-1] == "would install /usr/local/bin/livemig-runc"
     assert config(host) == before
     assert runtime(host) is None
     assert inside(host, setup.run, dry_run=True, undo=True) == [f"{CONFIG}: no change"]

@@ -17,6 +17,7 @@ import pytest
 from docker_livemig import cli, hosts
 from docker_livemig.exits import EXIT_CODES
 from docker_livemig.version import VERSION
+from livemig.errors import UsageError
 from tests import pace
 from tests.unit.leftovers import nothing_left
 
@@ -218,15 +219,41 @@ def test_setup_is_called_as_asked(
 
     calls = []
 
-    def run_setup(*, dry_run: bool, undo: bool) -> list[str]:
-        calls.append((dry_run, undo))
+    def run_setup(*, dry_run: bool, undo: bool, engine: str) -> list[str]:
+        calls.append((dry_run, undo, engine))
         return ["one", "two"]
 
     monkeypatch.setattr(setup, "run", run_setup)
     assert cli.main(["livemig", "setup"]) == 0
-    assert cli.main(["livemig", "setup", "--dry-run", "--undo"]) == 0
-    assert calls == [(False, False), (True, True)]
+    second = "unix:///run/second.sock"
+    assert cli.main(["-H", second, "livemig", "setup", "--dry-run", "--undo"]) == 0
+    assert calls == [(False, False, hosts.LOCAL_SOCKET), (True, True, second)]
     assert capsys.readouterr().out == "one\ntwo\none\ntwo\n"
+
+
+@pytest.mark.parametrize("endpoint", ["ssh://a", "tcp://10.0.0.2:2376"])
+def test_setup_changes_no_other_engine_than_that_of_the_context(
+    endpoint: str,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A context that leads elsewhere would have this host's Docker changed in its place."""
+    from docker_livemig import setup  # noqa: PLC0415  as the command does
+
+    monkeypatch.setattr(setup, "run", lambda **_: pytest.fail("this host was changed"))
+    meta = place / "contexts/meta/1/meta.json"
+    meta.parent.mkdir(parents=True)
+    meta.write_text(json.dumps({"Name": "far", "Endpoints": {"docker": {"Host": endpoint}}}))
+    for way in ("option", "variable", "configuration"):
+        if way == "variable":
+            monkeypatch.setenv("DOCKER_CONTEXT", "far")
+        if way == "configuration":
+            monkeypatch.delenv("DOCKER_CONTEXT")
+            (place / "config.json").write_text('{"currentContext": "far"}')
+        words = ["--context", "far"] * (way == "option")
+        assert cli.main([*words, "livemig", "setup"]) == EXIT_CODES[UsageError]
+        assert f"{endpoint} is another" in capsys.readouterr().err
 
 
 def test_metadata_comes_before_any_heavy_import() -> None:
