@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from livemig import terminal, typed
+from livemig import late_signals, terminal, typed
 from livemig.errors import NotCarried, ProcessGone, TransferError
 from livemig.extract import extract_process, read_layout, refuse_process
 from livemig.extract.files import Descriptions
@@ -64,6 +64,7 @@ class Outgoing:
         self._wanted: TrackerChoice | None = None  # a tracker that is to be planted
         self._pty: terminal.Pty | None = None
         self._pending = 0
+        self._expected = 0
         self._let_go: threading.Thread | None = None
         self._taken: tuple[Settings, Typed] | None = None
 
@@ -246,6 +247,9 @@ class Outgoing:
         ):
             process = extract_process(self.pid, 0, loan, stub, descriptions)
         self._pending = int(procfs.read_status(self.pid)["ShdPnd"], 16)
+        self._expected = late_signals.expected(process)
+        if self._pty is not None:
+            self._expected |= typed.KEYBOARD_MASK
         guards = find_guards(self._pagemap.descriptor, self._source.unheld())
         return self._image(replace(process, guards=tuple(guards)), descriptions)
 
@@ -292,6 +296,13 @@ class Outgoing:
         found = typed.take(self._pty, self._pending, self.pid)
         self._taken = settings, found
         return found
+
+    def refuse_signals(self) -> None:
+        """Raise Cancelled for a signal that came after ``extract``, where nothing else carries it.
+
+        Those of its timers come in the copy, too, and those of its keys are sent on (``typed``).
+        """
+        late_signals.refuse(self.pid, self._expected)
 
     def contents(self, chunk: int) -> Iterator[tuple[int, bytes]]:
         """Yield address and content of all pages that the frozen process owns."""

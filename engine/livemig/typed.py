@@ -32,6 +32,8 @@ CAPACITY = 4095
 _CHUNK = 64 << 10
 _SLICE = 0.01  # seconds between looks at whether the keeper has closed the master
 _KEYBOARD = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
+KEYBOARD_MASK = sum(1 << each - 1 for each in _KEYBOARD)
+"""The signals of a terminal's keys, bit n-1 for signal n."""
 _NEWLINE = 0x0A
 
 

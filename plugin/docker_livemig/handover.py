@@ -51,6 +51,7 @@ class Handover:
     def decide(self) -> None:
         """Decide for the target: from here on the source's copy does not run again."""
         self.watch.enter(SourcePhase.COMMIT)
+        self.outgoing.refuse_signals()
         self.watch.commit()
         self.meanwhile.committed()
         self.journal.append(SourceState.COMMITTED)
