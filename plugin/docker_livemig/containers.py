@@ -21,6 +21,7 @@ import docker
 from docker_livemig import hold
 from docker_livemig.engine_api import (
     RUNTIME,
+    address,
     name_taken,
     require_runtime,
     translating,
@@ -295,7 +296,7 @@ def start_held(api: docker.APIClient, container_id: str, spec: ContainerSpec | N
     or not confined by the AppArmor profile of ``spec``. The caller removes it then.
     """
     name = spec.name if spec else container_id[:12]
-    hold.pend(container_id)
+    hold.pend(container_id, engine=address())
     try:
         with translating(f"starting container {name}", CreateFailed):
             api.start(container_id)

@@ -17,7 +17,7 @@ from docker_livemig import containers, engine_api, hold, images, restarts
 from docker_livemig.containers import ContainerSpec
 from docker_livemig.engine_api import RUNTIME, translating
 from docker_livemig.images import Loaded
-from docker_livemig.journal import Journal
+from docker_livemig.journal import Entry, Journal
 from docker_livemig.steps import TargetState
 from livemig.errors import TransferError
 from livemig.freezer import Freezer
@@ -64,6 +64,11 @@ def look(api: docker.APIClient, container: str) -> Copy:
 def spec_of(journal: Journal) -> ContainerSpec:
     """Return the container that a move's journal is about, as its source described it."""
     return from_wire(ContainerSpec, journal.details().get("spec"))
+
+
+def spec_in(known: Entry) -> ContainerSpec:
+    """Return the same from what was read of a journal (`Journal.known`)."""
+    return from_wire(ContainerSpec, known.details.get("spec"))
 
 
 # Source

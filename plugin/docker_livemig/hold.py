@@ -34,14 +34,20 @@ _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 
 
-def pend(container_id: str, program: Path | None = None) -> None:
+def pend(container_id: str, program: Path | None = None, engine: str = "") -> None:
     """Make the next start of this container start the hold program in place of its command.
 
-    ``program`` is a static executable on this host (livemig-hold unless told).
+    ``program`` is a static executable on this host (livemig-hold unless told), ``engine`` where the
+    Docker listens that has the container.
     """
     path = _path(container_id)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    record = {"state": "pending", "program": str(program or hold_path()), "original": None}
+    record = {
+        "state": "pending",
+        "program": str(program or hold_path()),
+        "original": None,
+        "engine": engine,
+    }
     _write(path, record)
 
 
@@ -73,13 +79,14 @@ def forget(container_id: str) -> None:
     _path(container_id).unlink(missing_ok=True)
 
 
-def registered() -> dict[str, State]:
-    """Return every registered container with its state."""
-    found = {}
-    for path in _directory().glob("*.json"):
-        if (now := state(path.stem)) is not None:
-            found[path.stem] = now
-    return found
+def engine(container_id: str) -> str:
+    """Return where the Docker listens that has the container, empty where it is not said."""
+    return str((_read(container_id) or {}).get("engine", ""))
+
+
+def registered() -> list[str]:
+    """Return every registered container, whatever its record says."""
+    return sorted(path.stem for path in _directory().glob("*.json"))
 
 
 def unmount(pid: int) -> None:

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from livemig.errors import ProtocolError
 
 STATE_DIR = Path("/var/lib/livemig")
 _BEGINNING = 1.0
+_PATIENCE = 5.0  # seconds: others look at every journal, and have it to themselves meanwhile
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -76,7 +77,7 @@ class Journal:
         """
         while self._lock < 0:  # a sweep may remove the empty directory before it is locked
             self._create()
-            if not self.take():
+            if not self.take(_PATIENCE):
                 break
         if self._lock < 0 or self.path.exists():
             raise ProtocolError(f"the move {self.move_id} is known on this host already")
@@ -132,6 +133,14 @@ class Journal:
         entries = self.read()
         return entries[-1] if entries else None
 
+    def known(self) -> Entry | None:
+        """Return the last line with what all lines say together, as `details`; None without one.
+
+        From one look at the file: a move that has ended meanwhile is known in full, or not at all.
+        """
+        entries = self.read()
+        return replace(entries[-1], details=_together(entries)) if entries else None
+
     @property
     def state(self) -> str:
         """The state of the last line, empty without one."""
@@ -156,10 +165,7 @@ class Journal:
 
     def details(self) -> dict[str, Any]:
         """Return what all lines say together, the later ones over the earlier."""
-        found: dict[str, Any] = {}
-        for entry in self.read():
-            found |= entry.details
-        return found
+        return _together(self.read())
 
     def remove(self) -> None:
         """Remove the journal, durably, and leave it; nothing happens if there is none."""
@@ -175,6 +181,13 @@ class Journal:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             _sync_directory(self.directory.parent)
             _sync_directory(self.directory.parent.parent)
+
+
+def _together(entries: list[Entry]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for entry in entries:
+        found |= entry.details
+    return found
 
 
 def _boot() -> str:

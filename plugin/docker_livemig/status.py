@@ -29,24 +29,24 @@ def report(query: Query, client: Link) -> None:
 
 def look(journal: Journal) -> MoveView | None:
     """Return what this host knows of a move; None for one without a line in its journal."""
-    last = journal.last()
-    if last is None:
+    known = journal.known()
+    if known is None:
         return None
     under_way = not journal.take()
     if not under_way:
         journal.leave()
-    details, spec = journal.details(), copies.spec_of(journal)
-    source = is_source(journal)
+    details, spec = known.details, copies.spec_in(known)
+    source = is_source(known)
     container = spec.id if source else str(details.get("container", ""))
     return MoveView(
         id=journal.move_id,
         role="source" if source else "target",
         container=spec.name,
         container_id=container,
-        state=last.state,
+        state=known.state,
         copy=_copy(journal, container),
         under_way=under_way,
-        since=last.time,
+        since=known.time,
         other=str(details["host"] if source else details["source"]),
     )
 

@@ -6,11 +6,13 @@ word, and is left to `docker livemig recover`.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import docker
 from docker_livemig import copies, hold
 from docker_livemig.containers import ContainerSpec
 from docker_livemig.engine_api import connected
-from docker_livemig.journal import Journal
+from docker_livemig.journal import Entry, Journal
 from docker_livemig.standing import look_after
 from docker_livemig.steps import SourceState
 from livemig.errors import InDoubt, LivemigError
@@ -31,9 +33,23 @@ def sweep(api: docker.APIClient) -> list[str]:
             lines.append(f"the move {journal.move_id}, which is {journal.state}: {error}")
         finally:
             journal.leave()
+    return lines + _forget_holds(api)
+
+
+def _forget_holds(api: docker.APIClient) -> list[str]:
+    """Forget the holds of containers that are gone; return a line for each that stands in the way.
+
+    One that was made by another engine of this host is that one's to know.
+    """
+    lines = []
     for container in hold.registered():
-        if copies.look(api, container).status == "gone":
-            hold.forget(container)
+        try:
+            engine = hold.engine(container)
+            with connected(engine) if engine else nullcontext(api) as its_own:
+                if copies.look(its_own, container).status == "gone":
+                    hold.forget(container)
+        except (LivemigError, OSError) as error:
+            lines.append(f"the hold of container {container[:12]}: {error}")
     return lines
 
 
@@ -43,18 +59,21 @@ def refuse_handed_over(spec: ContainerSpec) -> None:
     Docker says of such a one that it runs: it is frozen, and it may be that it must not run again.
     """
     for journal in Journal.all():
-        if is_source(journal) and copies.spec_of(journal).id == spec.id and _is_open(journal):
+        known = journal.known()
+        if known is None or not is_source(known) or copies.spec_in(known).id != spec.id:
+            continue
+        if _is_open(known):
             raise InDoubt(
                 f"container {spec.name} is frozen here by the move {journal.move_id} to "
-                f"{journal.details()['host']}, which is {journal.state}",
+                f"{known.details['host']}, which is {known.state}",
                 hint=f"`docker livemig recover {journal.move_id}` ends it",
             )
 
 
-def _is_open(journal: Journal) -> bool:
-    if journal.state == SourceState.RETURNED:
-        return not journal.details().get("settled")
-    return journal.state != SourceState.BEGUN
+def _is_open(known: Entry) -> bool:
+    if known.state == SourceState.RETURNED:
+        return not known.details.get("settled")
+    return known.state != SourceState.BEGUN
 
 
 def look_after_move(api: docker.APIClient, journal: Journal) -> None:
@@ -65,7 +84,7 @@ def look_after_move(api: docker.APIClient, journal: Journal) -> None:
         look_after(api, journal)
 
 
-def is_source(journal: Journal) -> bool:
+def is_source(journal: Journal | Entry) -> bool:
     """Tell whether this host is the source of a move."""
     return journal.state in _SOURCE
 

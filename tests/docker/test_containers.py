@@ -224,7 +224,7 @@ def test_a_published_port_in_use(pair: Pair, recorder_image: str) -> None:
     ident = inside(b, create, spec)
     with pytest.raises(CreateFailed, match=r"a published port is in use on lmb: .*8099"):
         inside(b, start_held, ident, spec)
-    assert inside(b, hold.registered) == {}
+    assert inside(b, hold.registered) == []
     inside(b, remove, ident)
 
 
@@ -251,7 +251,7 @@ def test_removing_whatever_state_it_is_in(
     inside(b, remove, ident)
     inside(b, remove, ident)
     assert b.run(["docker", "ps", "-aq"]).stdout == ""
-    assert inside(b, hold.registered) == {}
+    assert inside(b, hold.registered) == []
 
 
 def freeze(host: Host, inner: int) -> None:

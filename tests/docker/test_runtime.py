@@ -138,7 +138,7 @@ def test_unpause_thaws_nothing_once_the_application_runs(
     api.unpause(made)
     assert freezer.frozen()
     assert api.inspect_container(made)["State"]["Status"] == "running"
-    assert inside(host, hold.registered) == {}
+    assert inside(host, hold.registered) == []
     freezer.thaw()
     api.restart(made, timeout=0)
     pid = api.inspect_container(made)["State"]["Pid"]
@@ -152,7 +152,7 @@ def test_a_container_that_is_none_of_ours_is_as_with_runc(
     for words in (["pause"], ["unpause"], ["restart", "-t", "0"], ["stop", "-t", "0"]):
         host.run(["docker", *words, "held"])
     assert api.inspect_container(made)["State"]["Status"] == "exited"
-    assert inside(host, hold.registered) == {}
+    assert inside(host, hold.registered) == []
 
 
 def test_a_missing_hold_program_is_what_docker_reports(

@@ -20,7 +20,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_is_not_registered_has_no_state(directory: Path) -> None:
     assert hold.state(ID) is None
-    assert hold.registered() == {}
+    assert hold.registered() == []
     hold.forget(ID)
     assert not directory.exists()
 
@@ -28,7 +28,7 @@ def test_what_is_not_registered_has_no_state(directory: Path) -> None:
 def test_pending_is_for_root_alone_and_forgotten_without_a_trace(directory: Path) -> None:
     hold.pend(ID, Path("/bin/true"))
     assert hold.state(ID) == "pending"
-    assert hold.registered() == {ID: "pending"}
+    assert hold.registered() == [ID]
     assert directory.stat().st_mode & 0o777 == 0o700
     hold.forget(ID)
     assert list(directory.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -115,6 +116,21 @@ def test_a_move_has_one_owner(tmp_path: Path) -> None:
     mine.begin("again")
     assert mine.state == "again"
     mine.remove()
+
+
+def test_a_move_begins_while_somebody_looks_at_all_of_them(tmp_path: Path) -> None:
+    """Who sweeps has each journal to himself for a moment, the new one's directory too."""
+    journal, other = Journal("m1", tmp_path), Journal("m1", tmp_path)
+    journal.directory.mkdir()
+    assert other.take()
+    looked = threading.Timer(0.3, other.leave)
+    looked.start()
+    try:
+        journal.begin("begun")
+    finally:
+        looked.join()
+    assert journal.state == "begun"
+    journal.remove()
 
 
 def test_details_add_up(tmp_path: Path) -> None:
