@@ -60,6 +60,9 @@ class LivemigError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        return self.message  # which those that it passes through may add to
+
     def to_wire(self) -> dict[str, str]:
         """Return the error as the body of an ERROR frame."""
         return {"code": self.code, "message": self.message, "hint": self.hint}

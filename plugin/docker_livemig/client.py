@@ -19,7 +19,14 @@ from typing import TypeVar
 
 from docker_livemig import far, hosts
 from docker_livemig.progress import Display
-from docker_livemig.requests import MoveRequest, MoveSummary, Progress, Recover, Recovered
+from docker_livemig.requests import (
+    MoveRequest,
+    MoveSummary,
+    Outcome,
+    Progress,
+    Recover,
+    Recovered,
+)
 from docker_livemig.steps import ANSWER
 from livemig.errors import Cancelled, LinkLost, LivemigError, NoSuchMove, UsageError
 from livemig.frames import FrameType
@@ -36,7 +43,8 @@ def carry_out(endpoint: str, request: MoveRequest, display: Display) -> MoveSumm
     """Have the move done by a peer at the docker endpoint in force; return its summary.
 
     Waits a moment for the peer to end once it has said its last, so that nothing is left to see;
-    it is never ended from here. Where it dies by itself, another one ends the move.
+    it is never ended from here. Where it dies by itself, another one ends the move; one that is
+    completed so has a summary without figures.
     """
     peer = start_source(endpoint)
     patience = _END
@@ -46,7 +54,10 @@ def carry_out(endpoint: str, request: MoveRequest, display: Display) -> MoveSumm
     except LinkLost as error:
         if peer.link.dead is not None and seen.move_id:
             display.note("the peer of this move is gone; another one ends it")
-            error.message += f"; {_end_orphan(endpoint, seen.move_id)}"
+            outcome = _end_orphan(endpoint, seen.move_id)
+            if outcome.result == "runs-there":
+                return _completed(peer.hello.host, request, outcome)
+            error.message += f"; {outcome.text}"
         raise
     except LivemigError:
         patience = 0.0 if peer.link.dead is None else _END
@@ -55,14 +66,26 @@ def carry_out(endpoint: str, request: MoveRequest, display: Display) -> MoveSumm
         peer.leave(patience)
 
 
-def _end_orphan(endpoint: str, move_id: str) -> str:
+def _end_orphan(endpoint: str, move_id: str) -> Outcome:
     try:
         (outcome,) = end_moves(endpoint, Recover(move_id)).outcomes
     except NoSuchMove:
-        return "the container is where it was"
+        return Outcome(move_id, "", "runs-here", "the container is where it was")
     except LivemigError as error:
-        return f"{error.message} (`docker livemig recover {move_id}`)"
-    return f"the move was {outcome.text}"
+        text = f"{error.message} (`docker livemig recover {move_id}`)"
+        return Outcome(move_id, "", "in-doubt", text)
+    return replace(outcome, text=f"the move was {outcome.text}")
+
+
+def _completed(source: str, request: MoveRequest, outcome: Outcome) -> MoveSummary:
+    return MoveSummary(
+        container=outcome.container,
+        container_id=outcome.container_id,
+        source=source,
+        target=request.host,
+        mode=request.mode,
+        notes=["its peer died after the commit, and another one completed it: no figures are left"],
+    )
 
 
 def end_moves(endpoint: str, request: Recover) -> Recovered:
@@ -187,7 +210,8 @@ class _Canceller:
         else:
             self._link.interrupt(
                 Cancelled(
-                    "gave up waiting; the cancelled move is undone in the background",
+                    "gave up waiting; unless it was committed before, the move is undone in the "
+                    "background",
                     hint="`docker ps` on both hosts shows where the container is",
                 )
             )
@@ -200,7 +224,7 @@ class _Canceller:
 
     def _ask(self) -> None:
         self._asked = True
-        self._note("cancelling: the container stays where it is (again to stop waiting)")
+        self._note("cancelling, unless the move is committed already (again to stop waiting)")
         with contextlib.suppress(LivemigError):
             self._link.send(FrameType.CANCEL)
 

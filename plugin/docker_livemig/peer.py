@@ -6,20 +6,21 @@ It speaks frames on its standard streams, greets, and takes the role that the fi
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from docker_livemig.exits import SUCCESS, exit_code
 from docker_livemig.far import HELLO_TIMEOUT, facts, local_argv, read_hello
 from docker_livemig.requests import MoveRequest, Query, Recover
-from livemig.errors import InternalError, LivemigError, NotRoot, ProtocolError
+from livemig.errors import DiskFull, InternalError, LivemigError, NotRoot, ProtocolError
 from livemig.frames import Frame, FrameType
 from livemig.link import Link
 from livemig.wire import from_wire, to_wire
@@ -70,13 +71,31 @@ def serve(link: Link, roles: Roles, *, caller: str = "") -> int:
         link.send(FrameType.HELLO, to_wire(facts("peer")))
         hello = read_hello(link.name, link.expect(FrameType.HELLO, timeout=HELLO_TIMEOUT).body)
         link.name = f"{hello.role} on {hello.host}"
-        _dispatch(link.receive(), link, roles, caller)
+        first = link.receive()
+        with (
+            _logged(f"{link.name}: {about}")
+            if (about := _about(first))
+            else contextlib.nullcontext()
+        ):
+            _dispatch(first, link, roles, caller)
         link.flush(_LAST_WORDS)
     except LivemigError as error:
         return _give_up(link, error)
     except Exception as error:  # noqa: BLE001  the one handler at the top
-        return _give_up(link, _defect(error))
+        return _give_up(link, _no_room(error) or _defect(error))
     return SUCCESS
+
+
+@contextlib.contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """Note in the log that something begins, and how it ends."""
+    log(what)
+    try:
+        yield
+    except Exception as error:
+        log(f"{what}: {type(error).__name__}: {error}")
+        raise
+    log(f"{what}: done")
 
 
 def log(text: str) -> None:
@@ -84,6 +103,22 @@ def log(text: str) -> None:
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     with contextlib.suppress(OSError), LOG.open("a") as file:
         file.write(f"{stamp} [{os.getpid()}] {text.rstrip()}\n")
+
+
+def _about(first: Frame) -> str:
+    """Say in a line for the log what begins; empty for what changes nothing."""
+    body = dict(first.body) if isinstance(first.body, dict) else {}
+    if isinstance(spec := body.get("container"), dict):
+        body["container"] = spec.get("name", "")
+    named = {
+        FrameType.MOVE: ("container", "host"),
+        FrameType.PREPARE: ("container", "source", "move_id"),
+        FrameType.RESUME: ("move_id",),
+        FrameType.RECOVER: ("move_id", "force"),
+        FrameType.SETTLE: ("move_id", "force"),
+    }.get(first.type, ())
+    words = [f"{name}={str(body[name])[:80]!r}" for name in named if body.get(name)]
+    return " ".join([first.type.name, *words]) if named else ""
 
 
 def _dispatch(first: Frame, link: Link, roles: Roles, caller: str) -> None:
@@ -103,6 +138,15 @@ def _give_up(link: Link, error: LivemigError) -> int:
         link.send(FrameType.ERROR, error.to_wire())
         link.flush(_LAST_WORDS)
     return exit_code(error)
+
+
+def _no_room(error: Exception) -> LivemigError | None:
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return DiskFull(
+        f"there is no room on {os.uname().nodename}: {error}",
+        hint="make room where /var/lib/livemig is, and move again",
+    )
 
 
 def _defect(error: Exception) -> InternalError:

@@ -171,11 +171,14 @@ def summary_table(summary: MoveSummary) -> str:
         _field("From", summary.source),
         _field("To", summary.target),
         _field("Mode", summary.mode + (f" ({how})" if how else "")),
-        _field("Downtime", f"{summary.downtime_ms:.1f} ms" + (f" ({steps})" if steps else "")),
-        _field("Total", f"{summary.total_ms / 1000:.2f} s"),
-        _field("Sent", f"{summary.sent_bytes / _MIB:.1f} MiB"),
-        *(_field("Note", note) for note in summary.notes),
     ]
+    if summary.total_ms:
+        lines += [
+            _field("Downtime", f"{summary.downtime_ms:.1f} ms" + (f" ({steps})" if steps else "")),
+            _field("Total", f"{summary.total_ms / 1000:.2f} s"),
+            _field("Sent", f"{summary.sent_bytes / _MIB:.1f} MiB"),
+        ]
+    lines += [_field("Note", note) for note in summary.notes]
     if summary.rounds:
         lines += ["", f"{'ROUND':>5} {'PAGES':>9} {'ZERO':>9} {'DELTA':>9} {'WHOLE':>9} "
                       f"{'MIB':>9} {'MS':>9}"]  # fmt: skip

@@ -101,7 +101,8 @@ class MoveSummary:
     """SUMMARY: what the move did. ``container_id`` is the new one, on the target.
 
     ``steps`` says how many milliseconds of the downtime each step took on the source,
-    ``source_kib`` how much memory the source's peer had at most.
+    ``source_kib`` how much memory the source's peer had at most. A ``total_ms`` of 0 says that
+    there are no figures: whoever had them died after the commit, and another peer completed it.
     """
 
     container: str
@@ -183,12 +184,16 @@ class Recover:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a move ended: ``result`` is "runs-here", "runs-there", "ended" or "in-doubt"."""
+    """How a move ended: ``result`` is "runs-here", "runs-there", "ended" or "in-doubt".
+
+    ``container_id`` is that of the target's copy, where it is known.
+    """
 
     id: str
     container: str
     result: str
     text: str
+    container_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -76,13 +76,14 @@ def settle(
         )
     if verdict is Verdict.ABORT:
         return _abort(api, journal, link)
+    container = status.container_id
     if verdict is Verdict.COMMIT:
         if state != SourceState.COMMITTED:
             journal.append(SourceState.COMMITTED)
         with _left_typed(copy) as commitment:
             link.send(FrameType.COMMIT, to_wire(commitment))
-            from_wire(Running, _expect(link, FrameType.RUNNING))
-    return _complete(api, journal, link)
+            container = from_wire(Running, _expect(link, FrameType.RUNNING)).container_id
+    return _complete(api, journal, link, container)
 
 
 def await_status(link: Link, move_id: str) -> Status:
@@ -139,7 +140,7 @@ def _abort(api: docker.APIClient, journal: Journal, link: Link) -> Outcome:
     return Outcome(journal.move_id, name, "runs-here" if here else "ended", text)
 
 
-def _complete(api: docker.APIClient, journal: Journal, link: Link) -> Outcome:
+def _complete(api: docker.APIClient, journal: Journal, link: Link, container: str) -> Outcome:
     name = _name(journal)
     if journal.state:
         copies.end(api, journal)
@@ -147,7 +148,8 @@ def _complete(api: docker.APIClient, journal: Journal, link: Link) -> Outcome:
     with suppress(TransferError):  # the target is complete, whether it hears of this or not
         link.send(FrameType.FINISH)
         from_wire(Finished, _expect(link, FrameType.FINISHED))
-    return Outcome(journal.move_id, name, "runs-there", "completed: it runs on the target")
+    text = "completed: it runs on the target"
+    return Outcome(journal.move_id, name, "runs-there", text, container)
 
 
 def _name(journal: Journal) -> str:

@@ -42,6 +42,7 @@ from docker_livemig.resolve import Resolved, refuse, resolve
 from docker_livemig.session import Session
 from docker_livemig.steps import IMAGE_ANSWER, SourcePhase, SourceState
 from docker_livemig.sweep import refuse_handed_over, sweep
+from docker_livemig.version import VERSION
 from docker_livemig.watch import ClientWatch
 from livemig import vdso
 from livemig.errors import (
@@ -270,7 +271,11 @@ class Move:
         digest = state_digest(body)
         ready = self._session.expect(FrameType.READY, Ready)
         if ready.state != digest:
-            raise StateMismatch("the target built another state than was sent")
+            there = self._session.hello
+            raise StateMismatch(
+                f"{there.host} built another state of {self._spec.name} than was sent",
+                hint=f"docker-livemig is {VERSION} here and {there.version} there: is it the same?",
+            )
         self.layout = ready.layout
         self._step("rebuild")
 
@@ -306,6 +311,8 @@ class Move:
         if problems and isinstance(reason, LivemigError):
             reason.message += f"; {'; '.join(problems)}"
             reason.hint = f"`docker livemig recover {self.move_id}` does what is left to do"
+        elif problems:
+            self.watch.report("undo", "; ".join(problems))
 
     def _try(self, *actions: Callable[[], object]) -> list[str]:
         problems = []

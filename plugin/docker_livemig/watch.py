@@ -129,7 +129,8 @@ class ClientWatch:
                 return
             if self._limit and now - self._started > self._limit:
                 where = f", in the step {phase}" if phase else ""
-                self._cancel(f"the move took longer than {self._limit:g} s{where}")
+                late = f"the move took longer than {self._limit:g} s{where}"
+                self.interrupt(StepTimeout(f"{late}; the container runs on at the source"))
             limit = LIMITS.get(phase, 0.0) if phase else 0.0
             if limit and now - self._entered > limit:
                 error = StepTimeout(f"the step {phase} did not end within {limit:g} s")

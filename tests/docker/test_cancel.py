@@ -12,6 +12,7 @@ from livemig.errors import Cancelled, LinkLost
 from tests import pace
 from tests.conftest import NothingLeft
 from tests.docker.commands import Command
+from tests.docker.killers import Scene, Stop, stoppable
 from tests.docker.moves import Pair, facts, processes, set_up, slow_link
 from tests.hosts import Host
 from tests.typist import Typist
@@ -118,6 +119,35 @@ def gone(host: Host, *words: str) -> None:
     """Wait until no such process is left."""
     _, alive = psutil.wait_procs(processes(host, *words), timeout=pace.limit(20))
     assert not alive
+
+
+def test_a_peer_that_dies_after_the_commit_has_its_move_completed(
+    hosts: Pair, recorder_image: str, nothing_left: NothingLeft
+) -> None:
+    """By another one, which the same command starts: the container runs there, so it was done."""
+    set_up(hosts)
+    nothing_left.ignore("images")
+    source, target = hosts
+    source.run(["docker", "run", "-d", "-i", "--name", "going", recorder_image])
+    stop = Stop(hosts, "source >committed")
+    try:
+        with (
+            stoppable(hosts),
+            Typist(hosts, "going") as typist,
+            Command(source, "going", "lmb") as command,
+        ):
+            typist.wait_for(20)
+            stop.await_stop()
+            Scene(hosts, command).kill_peer(0)
+            code, said = command.end()
+            assert code == 0, said
+            typist.wait_for(20)
+            typist.verify()
+            assert typist.host is target
+    finally:
+        stop.close()
+        for host in hosts:
+            host.run(["docker", "rm", "-f", "going"], check=False)
 
 
 def test_ctrl_c_is_too_late(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> None:

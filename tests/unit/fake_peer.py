@@ -17,6 +17,7 @@ import msgpack  # type: ignore[import-untyped]
 import xxhash
 
 HELLO, ERROR, MOVE, PROGRESS, SUMMARY, CANCEL = 1, 2, 10, 11, 12, 13
+RECOVER, RECOVERED = 54, 55
 GREETING = {
     "protocol": 1,
     "version": "0.1.0",
@@ -103,6 +104,17 @@ def move(argument: str) -> None:
         say(SUMMARY, RESULT)
 
 
+def orphan(result: str) -> None:
+    """Die in the midst of a move; asked to recover it, tell that it ended with ``result``."""
+    greet()
+    kind, _ = hear()
+    if kind == RECOVER:
+        outcome = {"id": "m1", "container": "web", "result": result, "text": "ended"}
+        say(RECOVERED, {"host": "fake", "outcomes": [{**outcome, "container_id": "f00d"}]})
+    else:
+        say(PROGRESS, {"phase": "commit", "text": "committing", "move": "m1"})
+
+
 def main(behaviour: str, argument: str = "") -> int:
     """Behave; return the exit code."""
     if behaviour == "version":
@@ -131,6 +143,8 @@ def main(behaviour: str, argument: str = "") -> int:
         cancel(obey=argument != "ignore")
     elif behaviour == "move":
         move(argument)
+    elif behaviour == "orphan":
+        orphan(argument)
     return 0
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from docker_livemig import client, far
+from docker_livemig import client, far, progress
 from docker_livemig.progress import Display
 from docker_livemig.requests import MoveRequest, MoveSummary, Progress
 from livemig import errors
@@ -116,6 +116,31 @@ def test_a_peer_that_dies_is_a_lost_link() -> None:
         move("vanish")
 
 
+def carry_out(monkeypatch: pytest.MonkeyPatch, *words: str) -> MoveSummary:
+    monkeypatch.setattr(far, "local_argv", lambda: [sys.executable, str(FAKE), *words])
+    return client.carry_out("unix:///run/docker.sock", REQUEST, Recorder())
+
+
+def test_a_move_that_another_peer_completes_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To a script it is what any other move is; to people it says that it has no figures."""
+    summary = carry_out(monkeypatch, "orphan", "runs-there")
+    assert (summary.container, summary.container_id) == ("web", "f00d")
+    assert (summary.source, summary.target) == ("fake", REQUEST.host)
+    shown = progress.summary_table(summary)
+    assert "no figures are left" in shown
+    assert "Downtime" not in shown
+
+
+@pytest.mark.parametrize("result", ["runs-here", "in-doubt"])
+def test_a_move_that_another_peer_undoes_is_not(
+    monkeypatch: pytest.MonkeyPatch, result: str
+) -> None:
+    with pytest.raises(errors.LinkLost, match="the move was ended"):
+        carry_out(monkeypatch, "orphan", result)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_cancels_once_and_waits_for_the_outcome(log: Path, number: int) -> None:
     display = Recorder(lambda: os.kill(os.getpid(), number))
@@ -133,7 +158,7 @@ def test_a_second_signal_ends_the_wait_only(log: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     display = Recorder(twice)
-    with pytest.raises(errors.Cancelled, match="undone in the background"):
+    with pytest.raises(errors.Cancelled, match="is undone in the background"):
         move("cancel", "ignore", display=display)
     assert lines(log)[-2:] == [{"cancel": "ignored"}, {"end": True}]
     assert kinds(log) == [10, 13]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -172,6 +173,25 @@ def test_errors_of_a_role_cross_the_wire(served: Served) -> None:
     assert served.result() == EXIT_CODES[DiskFull]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_host_did_is_in_its_log(served: Served, fails: bool) -> None:
+    def act(link: Link) -> None:
+        if fails:
+            raise DiskFull("disk of b is full")
+        link.send(FrameType.PREPARED)
+
+    served.played.act = act
+    greet(served.link)
+    body = {"move_id": "m1", "source": "a", "container": {"name": "web\n"}}
+    served.link.send(FrameType.PREPARE, body)
+    served.result() if fails else served.link.expect(FrameType.PREPARED, timeout=5)
+    served.thread.join(5)
+    what = "client on here: PREPARE container='web\\n' source='a' move_id='m1'"
+    begun, ended = peer.LOG.read_text().splitlines()
+    assert begun.endswith(f"] {what}")
+    assert ended.endswith(f"] {what}: {'DiskFull: disk of b is full' if fails else 'done'}")
+
+
 def test_a_defect_is_told_and_logged(served: Served) -> None:
     def act(_link: Link) -> None:
         raise KeyError("oops")
@@ -184,6 +204,22 @@ def test_a_defect_is_told_and_logged(served: Served) -> None:
     assert "KeyError: 'oops' (test_peer.py:" in error.message
     assert served.result() == EXIT_CODES[errors.InternalError]
     assert "Traceback" in peer.LOG.read_text()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_defect(served: Served, number: int) -> None:
+    """The journal's, say, which is written before anything is done."""
+
+    def act(_link: Link) -> None:
+        raise OSError(number, os.strerror(number), "/var/lib/livemig/m1/journal")
+
+    served.played.act = act
+    greet(served.link)
+    served.link.send(FrameType.PREPARE)
+    error = outcome(served.link)
+    assert isinstance(error, DiskFull)
+    assert "/var/lib/livemig/m1/journal" in error.message
+    assert "Traceback" not in peer.LOG.read_text()
 
 
 def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

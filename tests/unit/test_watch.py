@@ -53,7 +53,7 @@ def test_the_limit_of_the_move_names_the_step(both: Both) -> None:
     watch = ClientWatch(both.client, 0.1)
     watch.attach(both.target)
     watch.enter(SourcePhase.FILES)
-    with pytest.raises(Cancelled, match=r"longer than 0\.1 s, in the step files"):
+    with pytest.raises(StepTimeout, match=r"longer than 0\.1 s, in the step files"):
         both.target.receive(5)
     watch.end()
 
