@@ -24,7 +24,7 @@ PROGRAMS = {
     "carried": ("carried*.c", "registers.c", "registers.S"),
     "mapper": ("mapper.c",),
     "mover": ("mover.c",),
-    "refused": ("refused.c",),
+    "refused": ("refused*.c",),
     "state": ("state*.c",),
     "terminal": ("terminal.c",),
     "vdso": ("vdso.c",),

@@ -105,16 +105,28 @@ def _find(code: bytes, start: int, patterns: tuple[bytes, ...]) -> int:
     return 0
 
 
+def _refuse_harm(pid: int, tid: int) -> None:
+    """Raise NotCarried for a stopped thread that calls of its tracer's would harm."""
+    if ptrace.dispatches_calls(tid):
+        raise NotCarried(
+            f"process {pid} sends its system calls to a handler of its own "
+            "(PR_SET_SYSCALL_USER_DISPATCH), which cannot be carried",
+            hint="start its program without Syscall User Dispatch",
+        )
+
+
 class Loan:
     """A stopped thread that makes single system calls for its tracer.
 
     Between ``__init__`` and ``give_back`` the thread's registers lead into the frame. What the
-    frame covers is put back in the end: below a small stack lies something else.
+    frame covers is put back in the end: below a small stack lies something else. Raises NotCarried,
+    before it has changed anything, for a thread that cannot be borrowed.
     """
 
     def __init__(self, tracee: Tracee, memory: Memory, gadgets: Gadgets) -> None:
         self.tracee = tracee
         self.memory = memory
+        _refuse_harm(memory.pid, tracee.tid)
         self.registers = rseq.aborted(tracee.tid, tracee.true_registers(), memory)
         self.xstate = ptrace.get_xstate(tracee.tid)
         self.mask = ptrace.get_sigmask(tracee.tid)

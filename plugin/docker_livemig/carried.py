@@ -52,6 +52,7 @@ TABLE = (
         "system calls that wait, with the time that is left",
         (
             Refusal("data in AMX's tiles", " holds data in AMX's tiles"),
+            Refusal("Syscall User Dispatch", "(PR_SET_SYSCALL_USER_DISPATCH)"),
             Refusal("several threads", " threads"),
             Refusal("several processes", " processes: "),
             Refusal("traced processes", " is traced by process "),

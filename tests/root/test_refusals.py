@@ -53,6 +53,11 @@ OBJECTS = {
     "signalling": r"descriptor 3 is a file that sends signals \(O_ASYNC\)",
     "changed-root": "has changed its root directory",
 }
+# What is seen only when the thread is to be borrowed.
+LENT = {
+    "dispatch": r"handler of its own \(PR_SET_SYSCALL_USER_DISPATCH\)",
+    "dispatch-blocked": r"handler of its own \(PR_SET_SYSCALL_USER_DISPATCH\)",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +124,22 @@ def go_on(moving: Move) -> None:
     moving.round()
     moving.freeze()
     moving.state()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
+@pytest.mark.parametrize("name", LENT)
+def test_a_thread_is_refused_before_it_is_borrowed(
+    start: Start, programs: Path, tmp_path: Path, move: Mover, name: str, late: bool
+) -> None:
+    app = waiting(start, programs, name, tmp_path)
+    moving = move(app) if late else None
+    make(app, name)
+    with pytest.raises(NotCarried, match=rf"^process {app.pid}\b.*{LENT[name]}"):
+        go_on(moving or move(app))
+    if moving:
+        moving.give_up()
+    app.send(b"2")
+    assert app.wait() == 0, "it runs on"
 
 
 def test_a_second_process_is_refused(
@@ -219,4 +240,4 @@ def test_the_one_with_all_that_is_carried_is_not_refused(carried: App) -> None:
 def test_every_object_that_the_program_can_make_is_tried() -> None:
     source = (Path(__file__).parents[1] / "workloads/refused.c").read_text()
     names = set(re.findall(r'^\t\{ "([a-z-]+)", \w+ \},$', source, re.MULTILINE))
-    assert names == {*OBJECTS, "child", "nothing"}
+    assert names == {*OBJECTS, *LENT, "child", "nothing"}

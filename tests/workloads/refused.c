@@ -5,6 +5,7 @@
  * object it says "lacks" instead.
  */
 #define _GNU_SOURCE
+#include "refused.h"
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -301,6 +302,8 @@ static const struct {
 	{ "signalling", signalling },
 	{ "changed-root", changed_root },
 	{ "child", child },
+	{ "dispatch", dispatch },
+	{ "dispatch-blocked", dispatch_blocked },
 };
 
 int main(int argc, char **argv)

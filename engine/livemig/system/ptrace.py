@@ -8,6 +8,7 @@ where the tracee is gone or not stopped, other OSErrors as the kernel gives them
 from __future__ import annotations
 
 import ctypes
+import errno
 import struct
 
 from livemig.system.libc import failed, libc
@@ -31,6 +32,7 @@ SETSIGMASK = 0x420B
 SECCOMP_GET_FILTER = 0x420C
 SECCOMP_GET_METADATA = 0x420D
 GET_RSEQ_CONFIGURATION = 0x420F
+GET_SYSCALL_USER_DISPATCH_CONFIG = 0x4211
 DETACH = 17
 
 O_TRACESYSGOOD = 1
@@ -189,6 +191,22 @@ def get_rseq(tid: int) -> tuple[int, int, int, int]:
     _call(GET_RSEQ_CONFIGURATION, tid, len(buffer), ctypes.addressof(buffer))
     address, size, signature, flags, _ = struct.unpack("=QIIII", buffer.raw)
     return address, size, signature, flags
+
+
+def dispatches_calls(tid: int) -> bool:
+    """Tell whether a stopped thread has its system calls sent to a handler of its own.
+
+    That is Syscall User Dispatch (Documentation/admin-guide/syscall-user-dispatch.rst). False, too,
+    where the kernel does not tell, which it does from Linux 6.4 on.
+    """
+    buffer = ctypes.create_string_buffer(32)  # struct ptrace_sud_config, its mode first
+    try:
+        _call(GET_SYSCALL_USER_DISPATCH_CONFIG, tid, len(buffer), ctypes.addressof(buffer))
+    except OSError as error:
+        if error.errno == errno.EIO:
+            return False
+        raise
+    return buffer.raw[:8] != bytes(8)  # PR_SYS_DISPATCH_OFF is 0
 
 
 def seccomp_filter(tid: int, index: int) -> bytes | None:
