@@ -55,6 +55,7 @@ TABLE = (
             Refusal("Syscall User Dispatch", "(PR_SET_SYSCALL_USER_DISPATCH)"),
             Refusal("several threads", " threads"),
             Refusal("several processes", " processes: "),
+            Refusal("zombies", " has a child that has ended, and that it has not waited for "),
             Refusal("traced processes", " is traced by process "),
             Refusal("processes that SIGSTOP stopped", " was stopped by a signal (SIGSTOP)"),
         ),

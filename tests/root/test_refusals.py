@@ -51,6 +51,7 @@ OBJECTS = {
     "record-locked": "descriptor 3 is a file with locks on it .*/file",
     "leased": "descriptor 3 is a file with locks on it .*/file",
     "signalling": r"descriptor 3 is a file that sends signals \(O_ASYNC\)",
+    "zombie": r"has a child that has ended, .*: process \d+ \(refused\)",
     "changed-root": "has changed its root directory",
 }
 # What is seen only when the thread is to be borrowed.

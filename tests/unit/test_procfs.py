@@ -52,6 +52,27 @@ def test_a_name_that_is_not_text_survives(tmp_path: Path) -> None:
         assert os.fsencode(area.name) == os.fsencode(path)
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["told", "looked-for"])
+def test_children_are_told_until_they_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """Also by a kernel that has no list of them."""
+    read = procfs.read_text
+
+    def read_no_list(path: str) -> str:
+        if path.endswith("/children") and not told:
+            raise FileNotFoundError(2, "No such file or directory")
+        return read(path)
+
+    monkeypatch.setattr(procfs, "read_text", read_no_list)
+    before = set(procfs.children(ME))
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert set(procfs.children(ME)) - before == {child.pid}
+    assert child.wait() == 0
+    assert set(procfs.children(ME)) == before
+
+
 def test_areas_ascend_and_leave_vsyscall_out() -> None:
     areas = procfs.read_areas(ME)
     places = [place for area in areas for place in (area.start, area.end)]

@@ -22,6 +22,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -262,6 +263,16 @@ static int child(void)
 	return pid;
 }
 
+static int zombie(void)
+{
+	siginfo_t info;
+	int pid = fork();
+
+	if (pid == 0)
+		_exit(0);
+	return waitid(P_PID, pid, &info, WEXITED | WNOWAIT);
+}
+
 static int nothing(void)
 {
 	return 0;
@@ -302,6 +313,7 @@ static const struct {
 	{ "signalling", signalling },
 	{ "changed-root", changed_root },
 	{ "child", child },
+	{ "zombie", zombie },
 	{ "dispatch", dispatch },
 	{ "dispatch-blocked", dispatch_blocked },
 };

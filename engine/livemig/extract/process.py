@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from contextlib import suppress
 
 import numpy as np
 
@@ -36,6 +37,7 @@ _UNCATCHABLE = (9, 19)
 _LIMITS = 16
 _MS_INVALIDATE = 2
 _MCL_FUTURE, _MCL_ONFAULT = 2, 4
+_PF_EXITING = 0x4  # linux/sched.h
 _BPF_RETURN = 0x06  # BPF_RET | BPF_K
 _BPF = np.dtype([("code", "<u2"), ("jt", "u1"), ("jf", "u1"), ("k", "<u4")])  # sock_filter
 _SECCOMP_ACTION, _SECCOMP_USER_NOTIF = np.uint32(0xFFFF0000), 0x7FC00000
@@ -57,11 +59,28 @@ def refuse_process(pid: int, *, mappings: bool = True, tracer: int = 0) -> None:
         raise NotCarried(f"process {pid} is traced by process {other}", hint="end the tracer")
     if is_stopped(pid):
         raise stopped(pid)
+    _refuse_ended_children(pid)
     list_timers(pid)
     if os.readlink(f"/proc/{pid}/root") != "/":
         raise NotCarried(f"process {pid} has changed its root directory (chroot)")
     if mappings:
         refuse_mappings(pid)
+
+
+def _refuse_ended_children(pid: int) -> None:
+    """Raise NotCarried for a child whose end the process has not taken note of.
+
+    No cgroup shows it any more, from just before it is a zombie (kernel/exit.c, do_exit).
+    """
+    for child in procfs.children(pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            _, name, state, *_, flags = procfs.read_stat(child)[:9]
+            if int(flags) & _PF_EXITING and state != "X":
+                raise NotCarried(
+                    f"process {pid} has a child that has ended, and that it has not waited for "
+                    f"(wait(2)): process {child} ({name})",
+                    hint="move it when it has; a program that never does cannot be moved",
+                )
 
 
 def is_stopped(pid: int) -> bool:

@@ -158,6 +158,26 @@ def threads(pid: int) -> list[int]:
     return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
 
 
+def children(pid: int) -> list[int]:
+    """Return the children of a process's first thread, those that it has not waited for included.
+
+    /proc/PID/task/TID/children of proc(5); a kernel without it (CONFIG_PROC_CHILDREN) is asked
+    for the parent of each process.
+    """
+    try:
+        return [int(word) for word in read_text(f"/proc/{pid}/task/{pid}/children").split()]
+    except FileNotFoundError:
+        everyone = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        return [each for each in everyone if _parent(each) == pid]
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(read_stat(pid)[3])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
 def descriptors(pid: int) -> list[int]:
     """Return the numbers of the open descriptors of a process."""
     return sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
