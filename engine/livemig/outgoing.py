@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from livemig import late_signals, terminal, typed
 from livemig.errors import NotCarried, ProcessGone, TransferError
 from livemig.extract import extract_process, read_layout, refuse_process
+from livemig.extract.breakpoints import code, refuse_breakpoints
 from livemig.extract.files import Descriptions
 from livemig.extract.guards import find_guards
 from livemig.extract.process import is_stopped
@@ -91,6 +92,7 @@ class Outgoing:
 
     def start(self, *, live: bool, tracker: TrackerChoice = "auto") -> None:
         """Get ready to send memory; ``live`` plants what tells written pages (KernelLacks)."""
+        self._refuse_breakpoints()
         if live:
             self._plant(tracker)
         self._choice = tracker if live else None
@@ -100,6 +102,12 @@ class Outgoing:
         self._source.properties = self.properties
         if live:
             self.properties.watch()
+
+    def _refuse_breakpoints(self) -> None:
+        with telling_death(self.pid):
+            mappings = read_layout(self.pid, 0).mappings
+            owned = self._pagemap.private_pages(code(mappings))
+            refuse_breakpoints(self._memory, mappings, owned)
 
     def _plant(self, choice: TrackerChoice) -> None:
         self._attach()
@@ -240,6 +248,7 @@ class Outgoing:
 
     def extract(self) -> Image:
         """Return everything but the pages of the frozen container."""
+        self._source.refuse_breakpoints()
         descriptions = Descriptions(self.streams, self._pty)
         with (
             borrow(self._tracee, self._memory, self._gadgets) as loan,

@@ -15,6 +15,7 @@ from typing import Any
 
 from livemig.errors import InternalError
 from livemig.extract import mapped_files, read_layout
+from livemig.extract.breakpoints import refuse_breakpoints
 from livemig.extract.properties import Properties
 from livemig.extract.residence import read_residence
 from livemig.frames import FrameType
@@ -108,6 +109,10 @@ class MemorySource:
         """Return the address ranges of mappings whose pages the target does not hold."""
         mappings = carried(self._layout.mappings)
         return subtract(merged((each.start, each.end) for each in mappings), self._ledger)
+
+    def refuse_breakpoints(self) -> None:
+        """Raise NotCarried where the code that the target holds has breakpoints of others."""
+        refuse_breakpoints(self._watched.memory, self._layout.mappings, self._ledger)
 
     def waiting(self) -> int:
         """Return the bytes of pages that the next round would find written."""

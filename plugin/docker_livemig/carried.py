@@ -41,6 +41,8 @@ TABLE = (
             Refusal("hugetlb pages", "huge pages (MAP_HUGETLB)"),
             Refusal("mapped files that were deleted", "a mapped file that was deleted"),
             Refusal("mapped devices", "a mapped device"),
+            Refusal("breakpoints of others", " has set (uprobe, debugger), cannot be carried"),
+            Refusal("uprobes", "code of the kernel's for uprobes"),
             Refusal("userfaultfd", "memory whose page faults a program handles (userfaultfd)"),
             Refusal("shadow stacks", "a shadow stack"),
             Refusal("protection keys", "memory with protection key "),

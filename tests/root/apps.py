@@ -15,7 +15,7 @@ from typing import IO
 
 from livemig.freezer import Freezer
 from livemig.model import Role
-from livemig.system import handles
+from livemig.system import handles, procfs
 from livemig.system.libc import syscall
 from tests import pace
 
@@ -163,6 +163,13 @@ class App:
         deadline = time.monotonic() + LIMIT
         while os.readlink(f"/proc/{self.pid}/exe") != str(path):
             assert time.monotonic() < deadline, self.errors()
+            time.sleep(0.0005)
+
+    def await_area(self, name: str) -> None:
+        """Wait until memory of a name is mapped."""
+        deadline = time.monotonic() + LIMIT
+        while name not in {area.name for area in procfs.read_areas(self.pid)}:
+            assert time.monotonic() < deadline, f"{self.pid} has no {name}"
             time.sleep(0.0005)
 
     def await_state(self, letter: str) -> None:

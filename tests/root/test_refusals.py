@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ import pytest
 from livemig.errors import NotCarried
 from livemig.extract import read_descriptors, read_layout, refuse_process
 from livemig.extract.files import Descriptions
+from livemig.system.memory import Memory
 from tests.root.apps import App
 from tests.root.borrower import Borrower
 from tests.root.conftest import Start
 from tests.root.loopback import Move, Mover
+from tests.root.uprobes import probed
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
@@ -158,6 +161,62 @@ def test_a_second_process_is_refused(
     assert app.wait() == 0
 
 
+@pytest.fixture
+def landing(start: Start, programs: Path, tmp_path: Path) -> tuple[App, int]:
+    """Start a program, and tell where SIGUSR1 leads it."""
+    app = waiting(start, programs, "landing", tmp_path)
+    make(app, "landing")
+    return app, int.from_bytes((tmp_path / "place").read_bytes(), "little")
+
+
+@contextmanager
+def breakpoint_at(pid: int, address: int) -> Iterator[None]:
+    """Set a breakpoint as a debugger does."""
+    memory = Memory(pid)
+    try:
+        before = memory.read(address, 1)
+        memory.write(address, b"\xcc")
+        yield
+        memory.write(address, before)
+    finally:
+        memory.close()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
+@pytest.mark.parametrize("setter", [breakpoint_at, probed], ids=["debugger", "uprobe"])
+def test_a_breakpoint_of_another_is_refused(
+    landing: tuple[App, int],
+    move: Mover,
+    setter: Callable[[int, int], AbstractContextManager[None]],
+    late: bool,
+) -> None:
+    """Where it was taken away, the page is the process's own, but no other than its file's."""
+    app, place = landing
+    moving = move(app) if late else None
+    with (
+        setter(app.pid, place),
+        pytest.raises(NotCarried, match=rf"^process {app.pid}: a breakpoint at {place:#x} \(/"),
+    ):
+        go_on(moving or move(app))
+    if moving:
+        moving.give_up()
+    app = move(app).run()
+    app.send(b"2")
+    assert app.wait() == 0
+
+
+def test_a_program_that_was_probed_is_refused(landing: tuple[App, int]) -> None:
+    app, place = landing
+    refuse(app)
+    with probed(app.pid, place):
+        os.kill(app.pid, signal.SIGUSR1)
+        app.await_area("[uprobes]")
+    with pytest.raises(NotCarried, match=rf"^process {app.pid}: .* uprobes .*\[uprobes"):
+        refuse(app)
+    app.send(b"2")
+    assert app.wait() == 0
+
+
 STOPPED = "was stopped by a signal"
 
 
@@ -241,4 +300,4 @@ def test_the_one_with_all_that_is_carried_is_not_refused(carried: App) -> None:
 def test_every_object_that_the_program_can_make_is_tried() -> None:
     source = (Path(__file__).parents[1] / "workloads/refused.c").read_text()
     names = set(re.findall(r'^\t\{ "([a-z-]+)", \w+ \},$', source, re.MULTILINE))
-    assert names == {*OBJECTS, *LENT, "child", "nothing"}
+    assert names == {*OBJECTS, *LENT, "child", "landing", "nothing"}

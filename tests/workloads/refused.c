@@ -273,6 +273,24 @@ static int zombie(void)
 	return waitid(P_PID, pid, &info, WEXITED | WNOWAIT);
 }
 
+static volatile int landed;
+
+static void land(int number)
+{
+	landed = number;
+}
+
+/* SIGUSR1 leads to code whose address is in a file. */
+static int landing(void)
+{
+	void (*address)(int) = land;
+	int number = file("place");
+	int written = write(number, &address, sizeof(address));
+
+	close(number);
+	return written != sizeof(address) || signal(SIGUSR1, land) == SIG_ERR ? -1 : 0;
+}
+
 static int nothing(void)
 {
 	return 0;
@@ -313,6 +331,7 @@ static const struct {
 	{ "signalling", signalling },
 	{ "changed-root", changed_root },
 	{ "child", child },
+	{ "landing", landing },
 	{ "zombie", zombie },
 	{ "dispatch", dispatch },
 	{ "dispatch-blocked", dispatch_blocked },

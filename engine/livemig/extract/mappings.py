@@ -21,6 +21,8 @@ _KINDS = {
     "[vvar]": Kind.VVAR,
     "[vvar_vclock]": Kind.VVAR,
 }
+_PROBED = "[uprobes"  # kernel/events/uprobes.c; "[uprobes-trampoline]" from Linux 6.18 on
+_HINT = "this version carries private mappings of memory and of files that exist"
 
 
 def read_layout(
@@ -81,6 +83,13 @@ def _mapping(pid: int, area: Area) -> Mapping:
         raise _refused(pid, area, "shared memory")
     if (kind := _KINDS.get(area.name)) is not None:
         return Mapping(area.start, area.end, area.prot, kind)
+    if area.name.startswith(_PROBED):
+        raise _refused(
+            pid,
+            area,
+            "code of the kernel's for uprobes (perf, bpftrace)",
+            "a program that was probed keeps it: start it anew, without probes",
+        )
     if area.inode == 0 and not area.name.startswith("/"):
         return Mapping(area.start, area.end, area.prot, Kind.ANONYMOUS)
     if area.name.startswith("/anon_hugepage"):
@@ -92,11 +101,11 @@ def _mapping(pid: int, area: Area) -> Mapping:
     return Mapping(area.start, area.end, area.prot, Kind.FILE, area.offset, area.name)
 
 
-def _refused(pid: int, area: Area, what: str) -> NotCarried:
+def _refused(pid: int, area: Area, what: str, hint: str = _HINT) -> NotCarried:
     name = f" ({area.name})" if area.name else ""
     return NotCarried(
         f"process {pid}: {what} at {area.start:#x}-{area.end:#x}{name} cannot be carried",
-        hint="this version carries private mappings of memory and of files that exist",
+        hint=hint,
     )
 
 

@@ -34,7 +34,7 @@ _REFUSED = {
 }
 _FIRST_KEY = 1
 _NONE = "0 kB"
-_SPECIAL = ("[v", "[uprobes]")  # the kernel's own, which come by themselves
+_SPECIAL = ("[v", "[uprobes")  # the kernel's own, which come by themselves, or are refused
 
 # What gives an area a flag, or takes one. An area that is mapped without one of these has none, but
 # where all that is mapped is locked (mlockall(2)), which the count of locked pages tells.
