@@ -32,6 +32,7 @@ _RESTORERS = (
     b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05",  # mov $15, %rax; syscall
     b"\xb8\x0f\x00\x00\x00\x0f\x05",  # mov $15, %eax; syscall
 )
+_CODE_SEGMENTS = (0x33, 0xE033)  # __USER_CS of asm/segment.h; Xen's FLAT_USER_CS64
 _FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL)  # of others these are blocked meanwhile
 
 
@@ -112,6 +113,12 @@ def _refuse_harm(pid: int, tid: int) -> None:
             f"process {pid} sends its system calls to a handler of its own "
             "(PR_SET_SYSCALL_USER_DISPATCH), which cannot be carried",
             hint="start its program without Syscall User Dispatch",
+        )
+    if (segment := ptrace.get_registers(tid).cs) not in _CODE_SEGMENTS:
+        raise NotCarried(
+            f"process {pid}: thread {tid} runs 32-bit code (segment {segment:#x}), which cannot be "
+            "carried",
+            hint="this version carries programs of 64-bit code",
         )
 
 

@@ -53,6 +53,8 @@ SETTINGS: Mapping[str, _Setting] = {
     "PR_SPEC_STORE_BYPASS": _speculation(0),
     "PR_SPEC_INDIRECT_BRANCH": _speculation(1),
     "PR_SPEC_L1D_FLUSH": _speculation(2),
+    # Whether CPUID may be executed, which every kernel tells, and some CPUs let it forbid.
+    "ARCH_SET_CPUID": _Setting((0x1011,), lambda value: (0x1012, value), number=NR_ARCH_PRCTL),
     # Whether AMX's tiles may be used. It cannot be taken back, so it is never to be set to 0.
     "ARCH_REQ_XCOMP_PERM": _Setting(
         (0x1022,), lambda _: (0x1023, _TILES), True, NR_ARCH_PRCTL, 1 << _TILES

@@ -54,6 +54,9 @@ TABLE = (
         "system calls that wait, with the time that is left",
         (
             Refusal("data in AMX's tiles", " holds data in AMX's tiles"),
+            Refusal("32-bit code", " runs 32-bit code "),
+            Refusal("segments of its own", " has segments of its own "),
+            Refusal("Linear Address Masking", "(ARCH_ENABLE_TAGGED_ADDR)"),
             Refusal("Syscall User Dispatch", "(PR_SET_SYSCALL_USER_DISPATCH)"),
             Refusal("several threads", " threads"),
             Refusal("several processes", " processes: "),

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from livemig.errors import NotCarried
 from livemig.extract import read_descriptors, read_layout, refuse_process
 from livemig.extract.files import Descriptions
+from livemig.system import procfs
 from livemig.system.memory import Memory
 from tests.root.apps import App
 from tests.root.borrower import Borrower
@@ -59,6 +60,7 @@ OBJECTS = {
 }
 # What is seen only when the thread is to be borrowed.
 LENT = {
+    "narrow": r"runs 32-bit code \(segment 0x23\)",
     "dispatch": r"handler of its own \(PR_SET_SYSCALL_USER_DISPATCH\)",
     "dispatch-blocked": r"handler of its own \(PR_SET_SYSCALL_USER_DISPATCH\)",
 }
@@ -84,11 +86,15 @@ def waiting(start: Start, programs: Path, name: str, directory: Path) -> App:
     return app
 
 
+WAITS = {"narrow": 3}
+"""By name: the number of the call in which the program waits then, where it is not read(2)'s."""
+
+
 def make(app: App, name: str) -> None:
     app.send(b"1")
     if app.answer() == "lacks":
         pytest.skip(f"this machine has no {name}, or no memory for it")
-    app.settle()
+    app.settle(WAITS.get(name, 0))
 
 
 def refuse(app: App) -> None:
@@ -282,6 +288,17 @@ def test_a_process_that_is_stopped_when_it_is_frozen_is_refused(
             go_on(moving)
     moving.give_up()
     goes_on_when_told(app)
+
+
+def test_masked_addresses_are_refused(carried: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel tells of none, as before Linux 6.4, there is none."""
+    status = procfs.read_status(carried.pid)
+    for mask, told in ((None, False), ("0xffffffffffffffff", False), ("0x81ffffffffffffff", True)):
+        shown = {key: value for key, value in status.items() if key != "untag_mask"}
+        shown |= {"untag_mask": mask} if mask else {}
+        monkeypatch.setattr(procfs, "read_status", lambda _, shown=shown: shown)
+        with pytest.raises(NotCarried, match="TAGGED_ADDR") if told else nullcontext():
+            refuse_process(carried.pid)
 
 
 def test_a_traced_process_is_refused(carried: App) -> None:

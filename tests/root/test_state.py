@@ -30,6 +30,8 @@ MAP_PRIVATE = 2
 REFUSED = {
     "asking-filter": "SECCOMP_RET_USER_NOTIF",
     "tiles-in-use": "AMX's tiles",
+    "local-segment": r"segments of its own \(modify_ldt",
+    "thread-area": r"segments of its own \(set_thread_area",
     "key": r"memory protection keys \(1\)",
 }
 THINGS = [

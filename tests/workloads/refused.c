@@ -332,15 +332,23 @@ static const struct {
 	{ "changed-root", changed_root },
 	{ "child", child },
 	{ "landing", landing },
+	{ "narrow", narrow_wait },
 	{ "zombie", zombie },
 	{ "dispatch", dispatch },
 	{ "dispatch-blocked", dispatch_blocked },
 };
 
-int main(int argc, char **argv)
+static int read_byte(void)
 {
 	char byte;
 
+	return read(0, &byte, 1);
+}
+
+int (*wait_for_byte)(void) = read_byte;
+
+int main(int argc, char **argv)
+{
 	if (argc < 3 || chdir(argv[2]))
 		return 2;
 	setvbuf(stdout, NULL, _IONBF, 0);
@@ -348,10 +356,10 @@ int main(int argc, char **argv)
 		if (strcmp(objects[i].name, argv[1]))
 			continue;
 		puts("waiting");
-		if (read(0, &byte, 1) != 1)
+		if (read_byte() != 1)
 			return 1;
 		puts(objects[i].make() < 0 ? "lacks" : "ready");
-		return read(0, &byte, 1) != 1;
+		return wait_for_byte() != 1;
 	}
 	return 2;
 }

@@ -5,5 +5,9 @@
 
 int dispatch(void);
 int dispatch_blocked(void);
+int narrow_wait(void);
+
+/* How the program waits for a byte once the object is made; 1 where it has come. */
+extern int (*wait_for_byte)(void);
 
 #endif

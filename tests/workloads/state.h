@@ -17,6 +17,7 @@ extern const struct thing memory_things[];
 extern const struct thing rseq_things[];
 extern const struct thing tile_things[];
 extern const struct thing vector_things[];
+extern const struct thing segment_things[];
 
 /* Says what was found, and that it is wrong. */
 __attribute__((format(printf, 1, 2))) int bad(const char *format, ...);

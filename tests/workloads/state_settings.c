@@ -21,6 +21,8 @@
 #define GET_MDWE 66
 #define SET_MERGE 67
 #define GET_MERGE 68
+#define GET_CPUID 0x1011 /* asm/prctl.h */
+#define SET_CPUID 0x1012
 #define OTHER_USER 4321
 
 static void write_number(const char *name, const char *value)
@@ -141,6 +143,19 @@ static int merge_check(void)
 	return found != 1 ? bad("memory merge %d", found) : 0;
 }
 
+static void no_cpuid_setup(void)
+{
+	if (syscall(SYS_arch_prctl, SET_CPUID, 0))
+		lacks();
+}
+
+static int no_cpuid_check(void)
+{
+	int found = syscall(SYS_arch_prctl, GET_CPUID, 0);
+
+	return found ? bad("CPUID %d", found) : 0;
+}
+
 /* An ambient capability, and securebits that forbid to raise it again. */
 static int bits = SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED |
 		  SECBIT_KEEP_CAPS | SECBIT_NOROOT | SECBIT_NO_SETUID_FIXUP;
@@ -231,6 +246,7 @@ const struct thing setting_things[] = {
 	{ "not-dumpable", dumpable_setup, dumpable_check, NULL },
 	{ "no-writable-code", no_exec_setup, no_exec_check, NULL },
 	{ "memory-merge", merge_setup, merge_check, NULL },
+	{ "no-cpuid", no_cpuid_setup, no_cpuid_check, NULL },
 	{ "securebits", securebits_setup, securebits_check, NULL },
 	{ "keepcaps", keep_setup, keep_check, NULL },
 	{ "file-user", file_user_setup, file_user_check, NULL },

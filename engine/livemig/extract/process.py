@@ -13,6 +13,7 @@ from livemig.errors import NotCarried
 from livemig.extract.files import Descriptions, own_descriptors
 from livemig.extract.keys import AllocatedKeys
 from livemig.extract.mappings import refuse_mappings
+from livemig.extract.segments import LocalDescriptors
 from livemig.extract.threads import extract_thread, pending_signals, refuse_stopped, stopped
 from livemig.extract.timers import list_timers, read_timers
 from livemig.infect import Loan
@@ -37,6 +38,7 @@ _UNCATCHABLE = (9, 19)
 _LIMITS = 16
 _MS_INVALIDATE = 2
 _MCL_FUTURE, _MCL_ONFAULT = 2, 4
+_NO_TAGS = "0xffffffffffffffff"  # arch/x86/include/asm/mmu_context.h, mm_reset_untag_mask
 _PF_EXITING = 0x4  # linux/sched.h
 _BPF_RETURN = 0x06  # BPF_RET | BPF_K
 _BPF = np.dtype([("code", "<u2"), ("jt", "u1"), ("jf", "u1"), ("k", "<u4")])  # sock_filter
@@ -59,6 +61,11 @@ def refuse_process(pid: int, *, mappings: bool = True, tracer: int = 0) -> None:
         raise NotCarried(f"process {pid} is traced by process {other}", hint="end the tracer")
     if is_stopped(pid):
         raise stopped(pid)
+    if int(status.get("untag_mask", _NO_TAGS), 16) != int(_NO_TAGS, 16):
+        raise NotCarried(
+            f"process {pid} has the CPU ignore bits of its addresses (ARCH_ENABLE_TAGGED_ADDR)",
+            hint="start its program without Linear Address Masking",
+        )
     _refuse_ended_children(pid)
     list_timers(pid)
     if os.readlink(f"/proc/{pid}/root") != "/":
@@ -110,7 +117,7 @@ def extract_process(
     intervals = [table.room(TIMER_SIZE) for _ in range(3)]
     limits = [table.room(LIMIT_SIZE) for _ in range(_LIMITS)]
     settings, locks = Reading(table), _FutureLocks(table, stub)
-    keys = AllocatedKeys(table)
+    keys, local = AllocatedKeys(table), LocalDescriptors(table)
     for number, place in zip(SIGNALS, actions, strict=True):
         if number not in _UNCATCHABLE:
             table.call(f"rt_sigaction {number}", NR_RT_SIGACTION, number, 0, place, 8)
@@ -123,6 +130,7 @@ def extract_process(
     brk = table.call("brk", NR_BRK, 0)
     results = stub.run(table)
     keys.refuse(pid, results)
+    local.refuse(pid, results)
     read = stub.filled(table)
     status = procfs.read_status(pid)
     refuse_stopped(pid, loan.tracee)

@@ -9,6 +9,7 @@ import time
 from livemig.calls import NEVER
 from livemig.errors import NotCarried
 from livemig.extract.scheduling import read_scheduling
+from livemig.extract.segments import refuse_thread_areas
 from livemig.infect import Loan
 from livemig.model import Deadline, Thread
 from livemig.sigframe import holds_tiles
@@ -37,6 +38,7 @@ def extract_thread(pid: int, loan: Loan, stub: Stub) -> Thread:
             f"process {pid} holds data in AMX's tiles, which cannot be carried",
             hint="move it when it does not compute with them",
         )
+    refuse_thread_areas(pid, tid)
     table = stub.table()
     altstack, child_tid = table.room(ALTSTACK_SIZE), table.room(8)
     table.call("sigaltstack", NR_SIGALTSTACK, 0, altstack)

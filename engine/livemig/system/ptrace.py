@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
+from functools import partial
 
 from livemig.system.libc import failed, libc
 
@@ -21,6 +22,7 @@ CONT = 7
 GETREGS = 12
 SETREGS = 13
 SYSCALL = 24
+GET_THREAD_AREA = 25  # asm/ptrace-abi.h
 GETSIGINFO = 0x4202
 GETREGSET = 0x4204
 SETREGSET = 0x4205
@@ -44,6 +46,8 @@ SYSCALL_STOP = 0x85  # SIGTRAP | 0x80, with PTRACE_O_TRACESYSGOOD
 NT_X86_XSTATE = 0x202
 PEEKSIGINFO_SHARED = 1
 SIGINFO_SIZE = 128
+_THREAD_AREAS = range(12, 15)  # GDT_ENTRY_TLS_MIN to GDT_ENTRY_TLS_MAX, asm/segment.h
+_NOT_PRESENT = 1 << 5  # seg_not_present of struct user_desc
 XSTATE_MAX = 65536  # AMX state needs 11 KiB; the kernel returns what there is
 
 
@@ -207,6 +211,25 @@ def dispatches_calls(tid: int) -> bool:
             return False
         raise
     return buffer.raw[:8] != bytes(8)  # PR_SYS_DISPATCH_OFF is 0
+
+
+def has_thread_areas(tid: int) -> bool:
+    """Tell whether a stopped thread has set a segment of thread-local storage.
+
+    False where the kernel has no 32-bit programs, whose calls alone set one.
+    """
+    return any(map(partial(_is_thread_area, tid), _THREAD_AREAS))
+
+
+def _is_thread_area(tid: int, entry: int) -> bool:
+    found = ctypes.create_string_buffer(16)  # struct user_desc of asm/ldt.h, its flags last
+    try:
+        _call(GET_THREAD_AREA, tid, entry, ctypes.addressof(found))
+    except OSError as error:
+        if error.errno == errno.EIO:
+            return False
+        raise
+    return not int.from_bytes(found.raw[12:], "little") & _NOT_PRESENT
 
 
 def seccomp_filter(tid: int, index: int) -> bytes | None:
