@@ -83,6 +83,7 @@ TABLE = (
             Refusal("epoll, eventfd and their like", "an object of the kind "),
             Refusal("locked files", "a file with locks on it"),
             Refusal("deleted files", "a file that was deleted while open"),
+            Refusal("directories that are being read", "a directory that is being read"),
             Refusal("files of /proc and /sys", "a file of the kernel"),
             Refusal("files that send signals", "a file that sends signals (O_ASYNC)"),
         ),

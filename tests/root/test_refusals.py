@@ -51,6 +51,7 @@ OBJECTS = {
     "named-pipe": "descriptor 3 is a pipe that is none of .*/fifo",
     "terminal": "descriptor 3 is a device .*/dev/(pts/)?ptmx",
     "kernel-file": "descriptor 3 is a file of the kernel .*/proc/",
+    "directory": "descriptor 3 is a directory that is being read",
     "flocked": "descriptor 3 is a file with locks on it .*/file",
     "record-locked": "descriptor 3 is a file with locks on it .*/file",
     "leased": "descriptor 3 is a file with locks on it .*/file",

@@ -65,7 +65,9 @@ class Descriptions:
         if stat.S_ISREG(status.st_mode) and not name.startswith(_KERNEL_TREES):
             return Description(Opened.FILE, name, flags, position)
         if stat.S_ISDIR(status.st_mode) and not name.startswith(_KERNEL_TREES):
-            return Description(Opened.DIRECTORY, name, flags, position)
+            if position:  # the file system's own: often a hash, which another has salted otherwise
+                raise _refused(pid, number, name, "a directory that is being read")
+            return Description(Opened.DIRECTORY, name, flags)
         if stat.S_ISCHR(status.st_mode) and _carried_device(status.st_rdev):
             return Description(Opened.DEVICE, name, flags, position, device=status.st_rdev)
         if stat.S_ISCHR(status.st_mode) and self._is_terminal(pid, number, status):
