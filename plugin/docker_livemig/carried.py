@@ -80,6 +80,10 @@ TABLE = (
         (
             Refusal("sockets", "a socket"),
             Refusal("pipes", "a pipe that is none of the container's standard streams"),
+            Refusal(
+                "standard output or error that was moved, where nothing tells which it is",
+                " or to its standard error, and nothing tells to which",
+            ),
             Refusal("epoll, eventfd and their like", "an object of the kind "),
             Refusal("locked files", "a file with locks on it"),
             Refusal("deleted files", "a file that was deleted while open"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from docker_livemig import health
@@ -18,7 +19,7 @@ from livemig.model import Role
 from livemig.system import procfs
 from livemig.terminal import looked_at
 
-_ROLES = (Role.STDIN, Role.STDOUT, Role.STDERR)
+_OUTPUTS = {1: Role.STDOUT, 2: Role.STDERR}
 
 
 @dataclass(frozen=True)
@@ -80,25 +81,46 @@ def refuse(spec: ContainerSpec, resolved: Resolved) -> None:
 def _streams(pid: int) -> dict[int, Role]:
     """Tell which pipes of the process lead to Docker's shim, its parent.
 
-    Those at descriptors 0, 1 and 2 are what their number says. Others are told apart by direction.
+    The one that the shim writes to is the standard input. Of the others those at 1 and 2 are what
+    their number says; one at both is the standard output, which errors mostly join. Raises
+    NotCarried where nothing tells.
     """
-    shim = int(procfs.read_status(pid)["PPid"])
-    ends = _pipes(shim)
-    found: dict[int, Role] = {}
-    own = _pipes(pid)
-    for inode, (number, _) in own.items():
-        if inode in ends and number < len(_ROLES):
-            found[inode] = _ROLES[number]
-    for inode, (_, writable) in own.items():
-        if inode in ends and inode not in found:
-            left = [role for role in _ROLES[1:] if role not in found.values()]
-            found[inode] = left[0] if writable and left else Role.STDIN
+    ends = _pipes(int(procfs.read_status(pid)["PPid"]))
+    own = {inode: pipe.numbers for inode, pipe in _pipes(pid).items() if inode in ends}
+    outputs = {inode: numbers for inode, numbers in own.items() if not ends[inode].writable}
+    found = {inode: Role.STDIN for inode in own if inode not in outputs}
+    for inode, numbers in outputs.items():
+        by_number = (role for number, role in _OUTPUTS.items() if number in numbers)
+        others = [each for other, each in outputs.items() if other != inode]
+        found[inode] = next(by_number, None) or _role_left(pid, numbers, others)
     return found
 
 
-def _pipes(pid: int) -> dict[int, tuple[int, bool]]:
-    """Return by inode the lowest descriptor of each pipe of a process, and whether it can write."""
-    found: dict[int, tuple[int, bool]] = {}
+def _role_left(pid: int, numbers: Set[int], others: Iterable[Set[int]]) -> Role:
+    """Return what an output at neither 1 nor 2 is, where the other one is known."""
+    known = [each & _OUTPUTS.keys() for each in others]
+    left = [role for number, role in _OUTPUTS.items() if {number} not in known]
+    if len(left) == 1:
+        return left[0]
+    raise NotCarried(
+        f"process {pid}: descriptor {min(numbers)} leads to the standard output of its container, "
+        "or to its standard error, and nothing tells to which",
+        hint="start it so that it keeps one of the two at its number, 1 or 2",
+    )
+
+
+@dataclass(frozen=True)
+class _Pipe:
+    """A pipe of a process: its descriptors, and whether one of them can write."""
+
+    numbers: Set[int]
+    writable: bool
+
+
+def _pipes(pid: int) -> dict[int, _Pipe]:
+    """Return the pipes of a process by inode."""
+    numbers: dict[int, set[int]] = {}
+    writable: set[int] = set()
     for number in procfs.descriptors(pid):
         try:
             status = os.stat(f"/proc/{pid}/fd/{number}")
@@ -106,5 +128,7 @@ def _pipes(pid: int) -> dict[int, tuple[int, bool]]:
         except FileNotFoundError:
             continue
         if stat.S_ISFIFO(status.st_mode):
-            found.setdefault(status.st_ino, (number, flags & os.O_ACCMODE != os.O_RDONLY))
-    return found
+            numbers.setdefault(status.st_ino, set()).add(number)
+            if flags & os.O_ACCMODE != os.O_RDONLY:
+                writable.add(status.st_ino)
+    return {inode: _Pipe(each, inode in writable) for inode, each in numbers.items()}
