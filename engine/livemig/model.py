@@ -286,7 +286,8 @@ class Process:
 
     ``settings`` are those of ``livemig.settings``, by name; ``autogroup`` is the nice value of its
     autogroup, where there is one. ``guards`` are address ranges where a page faults though it is
-    mapped (MADV_GUARD_INSTALL); ``future_locks`` are flags of mlockall(2) for what is mapped later.
+    mapped (MADV_GUARD_INSTALL); ``future_locks`` are flags of mlockall(2) for what is mapped later;
+    ``membarrier`` is a mask of the commands of membarrier(2) by which it registers again.
     """
 
     pid: int
@@ -309,6 +310,7 @@ class Process:
     descriptors: tuple[Descriptor, ...]
     future_locks: int = 0
     guards: tuple[tuple[int, int], ...] = ()
+    membarrier: int = 0
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ TABLE = (
     Row("signal handlers, masks, pending signals, interval and POSIX timers"),
     Row(
         "scheduling policy, nice, affinity, I/O priority, autogroup, oom score, settings of "
-        "prctl(2)",
+        "prctl(2), registrations of membarrier(2)",
         (
             Refusal("CPUs that the target lacks", ", of which the container has not "),
             Refusal("policies that it refuses", " is refused on the target: "),

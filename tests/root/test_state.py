@@ -184,6 +184,7 @@ LEFT_OUT = {
     "guarded": ("livemig.inject.process.set_guards", "guards"),
     "future-locked": ("livemig.inject.process.lock_future", "MCL_FUTURE"),
     "timers": ("livemig.inject.process.arm_timers", "timers"),
+    "barrier": ("livemig.inject.process.add_registrations", "membarrier"),
     "autogroup": ("livemig.system.sched.set_autogroup", "autogroup"),
     "nice": ("livemig.incoming.set_scheduling", "scheduling"),
     "queued-signals": ("livemig.inject.process.queue_signals", "pending"),
@@ -279,6 +280,16 @@ def test_signals_keep_their_order_where_a_timer_expires_late(
     app = move(begin(start, programs, "timers-expired")).run()
     assert app.ask("check") == "ok"
     assert app.ask("finish") == "ok"
+
+
+def test_barriers_are_registered_for_where_the_kernel_has_no_list(
+    start: Start, programs: Path, move: Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is before Linux 6.3."""
+    monkeypatch.setattr("livemig.membarrier._GET_REGISTRATIONS", 1 << 30)
+    app = begin(start, programs, "more-barriers")
+    app = move(app).run()
+    assert app.ask("check") == "ok"
 
 
 def test_a_process_bound_to_cpus_that_the_target_lacks_is_refused(

@@ -205,6 +205,57 @@ static int file_user_check(void)
 	return user != OTHER_USER || group != OTHER_USER + 1 ? bad("%d %d", user, group) : 0;
 }
 
+/* Commands of membarrier(2); each has to be registered for by the next one. */
+#define GLOBAL (1 << 1)
+#define PRIVATE (1 << 3)
+#define PRIVATE_SYNC_CORE (1 << 5)
+#define PRIVATE_RSEQ (1 << 7)
+#define REGISTRATIONS (1 << 9)
+
+static int barriers, registered;
+
+static int barrier(int command)
+{
+	return syscall(SYS_membarrier, command, 0, 0);
+}
+
+static int registrations(void)
+{
+	int found = barrier(REGISTRATIONS);
+
+	return found < 0 ? 0 : found; /* before Linux 6.3 */
+}
+
+static void barriers_setup(int commands)
+{
+	for (int command = 1; command <= commands; command <<= 1)
+		if (commands & command && barrier(command << 1))
+			lacks();
+	barriers = commands;
+	registered = registrations();
+}
+
+static void barrier_setup(void)
+{
+	barriers_setup(PRIVATE);
+}
+
+static void more_barriers_setup(void)
+{
+	barriers_setup(GLOBAL | PRIVATE_SYNC_CORE | PRIVATE_RSEQ);
+}
+
+static int barriers_check(void)
+{
+	for (int command = PRIVATE; command <= PRIVATE_RSEQ; command <<= 2) {
+		int found = barrier(command) ? errno : 0;
+
+		if (found != (barriers & command ? 0 : EPERM))
+			return bad("membarrier %x: errno %d", command, found);
+	}
+	return registrations() != registered ? bad("registered %x", registrations()) : 0;
+}
+
 static void strict_setup(void)
 {
 	need(prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT), "seccomp");
@@ -250,6 +301,8 @@ const struct thing setting_things[] = {
 	{ "securebits", securebits_setup, securebits_check, NULL },
 	{ "keepcaps", keep_setup, keep_check, NULL },
 	{ "file-user", file_user_setup, file_user_check, NULL },
+	{ "barrier", barrier_setup, barriers_check, NULL },
+	{ "more-barriers", more_barriers_setup, barriers_check, NULL },
 	{ "strict", strict_setup, NULL, NULL },
 	{ "logged-filter", logged_setup, logged_check, NULL },
 	{ "asking-filter", asking_setup, NULL, NULL },

@@ -17,6 +17,7 @@ from livemig.extract.segments import LocalDescriptors
 from livemig.extract.threads import extract_thread, pending_signals, refuse_stopped, stopped
 from livemig.extract.timers import list_timers, read_timers
 from livemig.infect import Loan
+from livemig.membarrier import Registrations
 from livemig.model import AddressSpace, Credentials, Process
 from livemig.settings import Reading
 from livemig.stub import Stub, Table
@@ -118,6 +119,7 @@ def extract_process(
     limits = [table.room(LIMIT_SIZE) for _ in range(_LIMITS)]
     settings, locks = Reading(table), _FutureLocks(table, stub)
     keys, local = AllocatedKeys(table), LocalDescriptors(table)
+    barriers = Registrations(table)
     for number, place in zip(SIGNALS, actions, strict=True):
         if number not in _UNCATCHABLE:
             table.call(f"rt_sigaction {number}", NR_RT_SIGACTION, number, 0, place, 8)
@@ -155,6 +157,7 @@ def extract_process(
         settings=settings.values(results, stub.memory),
         descriptors=descriptors,
         future_locks=locks.flags(pid, results),
+        membarrier=barriers.commands(results),
     )
 
 

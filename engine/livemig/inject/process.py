@@ -21,6 +21,7 @@ from livemig.inject.files import install_descriptors, opened_descriptions
 from livemig.inject.held import CLONE_NEWTIME, Held
 from livemig.inject.terminal import settle_terminal
 from livemig.inject.timers import arm_timers, create_timers, queue_signals
+from livemig.membarrier import add_registrations
 from livemig.model import Clocks, Credentials, Image, Process, Thread
 from livemig.settings import Reading, add_changes
 from livemig.stub import Table
@@ -140,6 +141,7 @@ def _add_places(table: Table, process: Process, numbers: list[int]) -> None:
     block = struct.pack("=12QII", *words, len(space.auxv), exe)
     place = table.place(block)
     table.call("prctl PR_SET_MM_MAP", NR_PRCTL, PR_SET_MM, PR_SET_MM_MAP, place, len(block), 0)
+    add_registrations(table, process.membarrier)
     for number in numbers:
         table.call(f"close {number}", NR_CLOSE, number)
 
