@@ -4,6 +4,7 @@
 #include "state.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
@@ -371,6 +372,39 @@ static int late_advice_now(void)
 	return 0;
 }
 
+static void *advise(void *nothing)
+{
+	need(madvise(area, SIZE, MADV_DONTDUMP), "madvise");
+	note();
+	return nothing;
+}
+
+static void in_thread(void *(*work)(void *))
+{
+	pthread_t thread;
+
+	need(-pthread_create(&thread, NULL, work, NULL), "pthread_create");
+	pthread_join(thread, NULL);
+}
+
+static void *idle(void *nothing)
+{
+	return nothing;
+}
+
+/* Whose stack is used again, so that no call of the first thread makes a second one. */
+static void late_thread(void)
+{
+	late_advice();
+	in_thread(idle);
+}
+
+static int late_thread_now(void)
+{
+	in_thread(advise);
+	return 0;
+}
+
 /* Mapped where huge pages are not wanted, by kernels from 6.7 on. */
 static int late_stack_now(void)
 {
@@ -517,6 +551,7 @@ const struct thing memory_things[] = {
 	{ "only-read", only_read, only_read_check, NULL },
 	{ "late-guard", late_guard, guarded_check, late_guard_now },
 	{ "late-advice", late_advice, flags_check, late_advice_now },
+	{ "late-thread", late_thread, flags_check, late_thread_now },
 	{ "late-stack", late_advice, flags_check, late_stack_now },
 	{ "late-future", late_future, flags_check, late_future_now },
 	{ "late-future-heap", late_future, flags_check, late_future_heap_now },

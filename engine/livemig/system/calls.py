@@ -1,4 +1,4 @@
-"""Counts certain system calls of a thread, by tracepoints (perf_event_open(2)); no downtime.
+"""Counts certain system calls of a process, by tracepoints (perf_event_open(2)); no downtime.
 
 The tracepoints' numbers stand in tracefs, which is mounted for ourselves alone (fsmount(2)).
 """
@@ -20,6 +20,9 @@ _FSCONFIG_CMD_CREATE = 6
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_FLAG_FD_CLOEXEC = 8
 _SET_FILTER = 0x40082406  # PERF_EVENT_IOC_SET_FILTER
+# Bits of struct perf_event_attr: threads that a counted one starts are counted, too (Linux 5.13
+# on), but no processes, which have other memory.
+_INHERIT, _INHERIT_THREAD = 1 << 1, 1 << 35
 _ATTR = struct.Struct("=IIQQQQQIIQ")  # PERF_ATTR_SIZE_VER0
 
 
@@ -36,7 +39,9 @@ class Call:
 
 
 class CallCounter:
-    """Counts system calls of one thread from now on, each of ``calls`` on its own.
+    """Counts system calls from now on, each of ``calls`` on its own.
+
+    They are those of one thread, and of the threads that come from it, also when these have ended.
 
     Raises OSError where the kernel has no such tracepoints, or does not let us.
     """
@@ -101,7 +106,8 @@ def _number(events: int, name: str) -> int:
 
 
 def _open(tid: int, number: int) -> int:
-    attributes = _ATTR.pack(_PERF_TYPE_TRACEPOINT, _ATTR.size, number, 0, 0, 0, 0, 0, 0, 0)
+    flags = _INHERIT | _INHERIT_THREAD
+    attributes = _ATTR.pack(_PERF_TYPE_TRACEPOINT, _ATTR.size, number, 0, 0, 0, flags, 0, 0, 0)
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     arguments = (ctypes.byref(buffer), tid, -1, -1, ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC))
     return syscall(NR_PERF_EVENT_OPEN, *arguments, what=f"counting calls of thread {tid}")
