@@ -14,9 +14,10 @@ from livemig.extract import properties, read_layout
 from livemig.extract.scheduling import read_scheduling
 from livemig.extract.timers import list_timers
 from livemig.model import Image, Kind
-from livemig.system import sched
+from livemig.system import procfs, sched
 from livemig.system.calls import Call
 from livemig.system.device import Flag
+from livemig.system.procfs import Area
 from tests.programs import WORKLOADS
 from tests.root.apps import App
 from tests.root.conftest import Start
@@ -144,6 +145,30 @@ def test_what_changes_between_rounds_is_seen(
     moving.round()
     assert app.ask("finish") == "ok"
     assert app.ask("check") == "ok"
+    app = moving.run()
+    assert app.ask("check") == "ok"
+
+
+@pytest.mark.parametrize("name", ["late-part", "late-join"])
+def test_what_changes_while_areas_are_read_is_seen(
+    start: Start, programs: Path, move: Mover, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Their list is read first, what they are like afterwards."""
+    app = begin(start, programs, name)
+    moving = move(app)
+    read = procfs.read_areas
+    answers: list[str] = []
+
+    def read_before_the_change(pid: int) -> list[Area]:
+        areas = read(pid)
+        if pid == app.pid and not answers:
+            answers.append(app.ask("finish"))
+        return areas
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(procfs, "read_areas", read_before_the_change)
+        moving.round()
+    assert answers == ["ok"]
     app = moving.run()
     assert app.ask("check") == "ok"
 

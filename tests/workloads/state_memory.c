@@ -405,6 +405,29 @@ static int late_thread_now(void)
 	return 0;
 }
 
+/* One area becomes two, of which the first is as it was. */
+static int late_part_now(void)
+{
+	need(madvise(area + SIZE / 2, SIZE / 2, MADV_DONTDUMP), "madvise");
+	note();
+	return 0;
+}
+
+/* Two areas become one, without a change of what was advised. */
+static void late_join(void)
+{
+	advised(MADV_DONTDUMP);
+	need(mprotect(area, SIZE / 2, PROT_READ), "mprotect");
+	note();
+}
+
+static int late_join_now(void)
+{
+	need(mprotect(area, SIZE / 2, PROT_READ | PROT_WRITE), "mprotect");
+	note();
+	return 0;
+}
+
 /* Mapped where huge pages are not wanted, by kernels from 6.7 on. */
 static int late_stack_now(void)
 {
@@ -552,6 +575,8 @@ const struct thing memory_things[] = {
 	{ "late-guard", late_guard, guarded_check, late_guard_now },
 	{ "late-advice", late_advice, flags_check, late_advice_now },
 	{ "late-thread", late_thread, flags_check, late_thread_now },
+	{ "late-part", late_advice, flags_check, late_part_now },
+	{ "late-join", late_join, flags_check, late_join_now },
 	{ "late-stack", late_advice, flags_check, late_stack_now },
 	{ "late-future", late_future, flags_check, late_future_now },
 	{ "late-future-heap", late_future, flags_check, late_future_heap_now },

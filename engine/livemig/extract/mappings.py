@@ -34,6 +34,8 @@ def read_layout(
     Raises NotCarried for a mapping that cannot be carried, by its address and file, and ProcessGone
     where there is no memory any more.
     """
+    if properties is not None:
+        properties.look()
     areas = procfs.read_areas(pid)
     if not areas:
         raise ProcessGone(f"process {pid} has ended")

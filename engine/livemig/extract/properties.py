@@ -79,7 +79,8 @@ class Properties:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._counter: CallCounter | None = None
-        self._counts: _Counts | None = None
+        self._now: _Counts | None = None
+        self._counts: _Counts | None = None  # when the flags were read
         self._spans: list[tuple[int, int, tuple[str, ...]]] = []
         self._known = False
         self.huge: list[tuple[int, int]] = []  # areas that hold huge pages
@@ -94,6 +95,13 @@ class Properties:
     def watching(self) -> bool:
         """Tell whether system calls are counted."""
         return self._counter is not None
+
+    def look(self) -> None:
+        """Take note of the calls that were made, before the areas are read that ``of`` is for.
+
+        What is called from then on is not known of them, and has the next look read them again.
+        """
+        self._now = _Counts(self._counter) if self._counter else None
 
     def of(self, areas: Sequence[Area], *, frozen: bool) -> list[tuple[str, ...]]:
         """Return the flags of each area, exact when the process is ``frozen``."""
@@ -110,9 +118,9 @@ class Properties:
         return ()
 
     def _may_have_changed(self, frozen: bool) -> bool:
-        if self._counter is None or self._counts is None:
+        now, before = self._now, self._counts
+        if now is None or before is None:
             return frozen
-        now, before = _Counts(self._counter), self._counts
         moved = any(flags for _, _, flags in self._spans) and now.moving != before.moving
         made = not before.settled or now.making != before.making
         return moved or made or self._holds_new_locks()
@@ -123,7 +131,7 @@ class Properties:
         return not known and procfs.read_status(self.pid).get("VmLck", _NONE) != _NONE
 
     def _read(self, areas: Sequence[Area]) -> None:
-        self._counts = _Counts(self._counter) if self._counter else None
+        self._counts = self._now
         details = procfs.read_area_details(self.pid)
         self.reads += 1
         nothing = AreaDetails(frozenset(), 0)
@@ -132,7 +140,8 @@ class Properties:
             (area.start, area.end, _carried(self.pid, area, each)) for area, each in found
         ]
         self.huge = [(area.start, area.end) for area, each in found if each.huge]
-        self._known = True
+        # One that is missing has become part of another since, of which nothing is known yet.
+        self._known = all(area.start in details for area in areas)
 
     def close(self) -> None:
         """Count no more."""
