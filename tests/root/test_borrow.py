@@ -15,7 +15,8 @@ import pytest
 
 from livemig.errors import InternalError, NotCarried, ProcessGone
 from livemig.infect import find_gadgets, infected
-from livemig.stub import CallFailed, Stub, hold_path
+from livemig.stub import CallFailed, Stub, blob, hold_path
+from livemig.stub.runner import StubCrashed
 from livemig.system import procfs, ptrace
 from livemig.system.memory import Memory
 from livemig.tracing import StillRuns, Stop, Tracee, wait_stop
@@ -350,6 +351,31 @@ def test_a_call_of_a_table_that_does_not_end_is_named(carried: App, borrower: Bo
             work()
         assert borrower.look() == before
     after_read(carried)
+
+
+# What goes wrong in a stub whose code is this.
+CRASHES = {
+    "SIGSEGV": b"\xf4",  # hlt
+    "SIGBUS": b"\x48\xbc\x00\x00\x00\x00\x00\x00\x00\x80\x50",  # mov $1 << 63, %rsp; push %rax
+    "SIGILL": b"\x0f\x0b",  # ud2
+    "SIGFPE": b"\x31\xc9\xf7\xf1",  # xor %ecx, %ecx; div %ecx
+    "SIGTRAP": b"\xcc",  # int3
+}
+
+
+@pytest.mark.parametrize("name", CRASHES)
+def test_a_stub_that_crashes_is_told_at_once(carried: App, borrower: Borrower, name: str) -> None:
+    def work() -> None:
+        with borrower.stub() as stub:
+            stub.memory.write(stub.base + blob.code()[1], CRASHES[name])
+            stub.run(stub.table())
+
+    carried.settle()
+    with borrower.stopped():
+        before = borrower.look()
+        with pytest.raises(StubCrashed, match=rf"in thread {carried.pid} at 0x\w+ \({name}\)"):
+            work()
+        assert borrower.look() == before
 
 
 def test_a_failure_of_ours_gives_the_thread_back(carried: App, borrower: Borrower) -> None:

@@ -6,7 +6,7 @@ import signal
 import struct
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from livemig.errors import InternalError
 from livemig.stub import blob
@@ -23,6 +23,16 @@ RUN_LIMIT = 100.0
 """Seconds that a table may take: its calls may fill, lock or free all of a process's memory. The
 other side waits a little longer for an answer, and hears by name what did not end."""
 _SI_USER, _SI_TKILL = 0, -6
+# What the processor, or the kernel for it, raises within a program (signal(7)). All others that the
+# stub sees were sent, and these cannot be: they are blocked.
+_FAULTS = (
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGILL,
+    signal.SIGFPE,
+    signal.SIGTRAP,
+    signal.SIGSYS,
+)
 # Ignored by a process that has neither a handler nor a tracer, so that a stub whose tracer has died
 # goes on (kernel/signal.c, sig_kernel_ignore). SIGCONT would be one more, but it lets a stopped
 # process run, and takes pending stops away.
@@ -114,19 +124,19 @@ class Stub:
                         return
                 elif stop.event == ptrace.EVENT_STOP:
                     pass  # a group stop, or an interrupt that came late
-                elif stop.signal == signal.SIGSEGV:
-                    registers = ptrace.get_registers(tid)
-                    raise StubCrashed(f"the stub crashed in thread {tid} at {registers.rip:#x}")
+                elif stop.signal in _FAULTS:
+                    raise self._crashed(stop.signal)
                 else:
                     later.callback(self.tracee.held_signals.append, stop.signal)
                 ptrace.cont(tid)
 
     def _await_stop(self, deadline: float) -> Stop:
-        try:
-            return self.tracee.wait(max(deadline - time.monotonic(), 0.0))
-        except StillRuns:
-            table = self._running
-            call = table.under_way(self.memory.read(table.base, table.size()))
+        with suppress(StillRuns):
+            # Stops that come without end are no reason to wait longer.
+            if (left := deadline - time.monotonic()) > 0:
+                return self.tracee.wait(left)
+        table = self._running
+        call = table.under_way(self.memory.read(table.base, table.size()))
         problem = f"process {self.memory.pid}: {call} did not end within {self.limit:g} s"
         try:
             ptrace.interrupt(self.tracee.tid)
@@ -134,6 +144,12 @@ class Stub:
         except StillRuns as error:
             raise StillRuns(problem) from error
         raise InternalError(problem)
+
+    def _crashed(self, number: int) -> StubCrashed:
+        tid = self.tracee.tid
+        place = ptrace.get_registers(tid).rip
+        name = signal.Signals(number).name
+        return StubCrashed(f"the stub crashed in thread {tid} at {place:#x} ({name})")
 
     def _is_own(self, info: bytes) -> bool:
         """Tell whether the stub's tgkill to itself sent a signal.
