@@ -34,6 +34,7 @@ from livemig.vdso import within
 from livemig.waiting import end_on_time
 
 _FEED_LIMIT = 10.0
+_EXECUTIONS = 20  # of programs in one round; to start over takes some half a second each time
 _LEAVING = 5.0  # seconds in which a process has to leave its vDSO
 
 
@@ -119,15 +120,23 @@ class Outgoing:
             self._detach()
 
     def round(self, send: Send) -> RoundStat:
-        """Send one round; exact once the process is frozen."""
+        """Send one round; exact once the process is frozen.
+
+        TransferError where the process executes programs faster than a round of them can be sent.
+        """
         with telling_death(self.pid):
-            while True:
+            for _ in range(_EXECUTIONS):
                 try:
                     self._follow_program(send)
                     return self._source.round(send, frozen=self._frozen)
                 except (ProcessGone, OSError):
                     if not self._has_executed():
                         raise
+        raise TransferError(
+            f"process {self.pid} executes one program after another: {_EXECUTIONS} while its "
+            "memory was sent once",
+            hint="move it when it runs what it is to run, or with --mode stop-and-copy",
+        )
 
     def _follow_program(self, send: Send) -> None:
         """Start over where the process has executed a program: all of its memory is other memory.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from livemig.errors import KernelLacks, NotCarried
+from livemig.errors import KernelLacks, NotCarried, TransferError
 from livemig.extract import read_layout
 from livemig.model import TRACKERS, Mapping, TrackerChoice
 from livemig.pagemap import Pagemap, carried
@@ -241,6 +242,28 @@ def test_a_program_that_is_executed_is_followed(
     moving.freeze()
     assert differing(mapper.app, moving.target) == []
     mapper.app = moving.switch()
+    assert mapper.call(NR_GETPID) == 1
+
+
+def test_a_process_that_executes_without_end_is_told(
+    mapper: Mapper, move: Mover, tracker: TrackerChoice
+) -> None:
+    moving = move(mapper.app, tracker=tracker)
+    moving.round()
+
+    def execute() -> None:
+        memory = Memory(mapper.app.pid)
+        mapper.command(EXEC, 0)
+        mapper.answers()
+        while not memory.is_gone():
+            time.sleep(0.0005)
+        memory.close()
+
+    execute()
+    moving.between = execute
+    with pytest.raises(TransferError, match=f"process {mapper.app.pid} executes one program after"):
+        moving.round()
+    moving.give_up()
     assert mapper.call(NR_GETPID) == 1
 
 
