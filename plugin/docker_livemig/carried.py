@@ -121,6 +121,7 @@ TABLE = (
         (
             Refusal("`--privileged`", "access to all devices (--privileged)"),
             Refusal("devices", "device "),
+            Refusal("limits of CPU time", " has a limit of its CPU time (RLIMIT_CPU)"),
             Refusal("chroot", " has changed its root directory (chroot)"),
             Refusal("seccomp filters that ask a program", "(SECCOMP_RET_USER_NOTIF)"),
         ),

@@ -57,6 +57,7 @@ OBJECTS = {
     "leased": "descriptor 3 is a file with locks on it .*/file",
     "signalling": r"descriptor 3 is a file that sends signals \(O_ASYNC\)",
     "zombie": r"has a child that has ended, .*: process \d+ \(refused\)",
+    "cpu-limit": r"has a limit of its CPU time \(RLIMIT_CPU\)",
     "changed-root": "has changed its root directory",
 }
 # What is seen only when the thread is to be borrowed.

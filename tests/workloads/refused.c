@@ -16,6 +16,7 @@
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/shm.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -263,6 +264,13 @@ static int changed_root(void)
 	return chroot(".");
 }
 
+static int cpu_limit(void)
+{
+	struct rlimit limit = { 3600, RLIM_INFINITY };
+
+	return setrlimit(RLIMIT_CPU, &limit);
+}
+
 static int child(void)
 {
 	int pid = fork();
@@ -340,6 +348,7 @@ static const struct {
 	{ "leased", leased },
 	{ "signalling", signalling },
 	{ "changed-root", changed_root },
+	{ "cpu-limit", cpu_limit },
 	{ "child", child },
 	{ "landing", landing },
 	{ "narrow", narrow_wait },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import struct
 from contextlib import suppress
 
@@ -68,6 +69,12 @@ def refuse_process(pid: int, *, mappings: bool = True, tracer: int = 0) -> None:
             hint="start its program without Linear Address Masking",
         )
     _refuse_ended_children(pid)
+    if resource.prlimit(pid, resource.RLIMIT_CPU)[0] != resource.RLIM_INFINITY:
+        raise NotCarried(
+            f"process {pid} has a limit of its CPU time (RLIMIT_CPU), and what it used of it "
+            "cannot be carried",
+            hint="start it without that limit (`--ulimit cpu`, `ulimit -t`)",
+        )
     list_timers(pid)
     if os.readlink(f"/proc/{pid}/root") != "/":
         raise NotCarried(f"process {pid} has changed its root directory (chroot)")
