@@ -89,7 +89,7 @@ TABLE = (
             Refusal("deleted files", "a file that was deleted while open"),
             Refusal("directories that are being read", "a directory that is being read"),
             Refusal("files of /proc and /sys", "a file of the kernel"),
-            Refusal("files that send signals", "a file that sends signals (O_ASYNC)"),
+            Refusal("files that send signals", "a file that sends signals ("),
         ),
     ),
     Row(

@@ -58,6 +58,10 @@ OBJECTS = {
     "signalling": r"descriptor 3 is a file that sends signals \(O_ASYNC\)",
     "zombie": r"has a child that has ended, .*: process \d+ \(refused\)",
     "cpu-limit": r"has a limit of its CPU time \(RLIMIT_CPU\)",
+    "owned": r"descriptor 3 is a file that sends signals \(F_SETOWN, F_NOTIFY\)",
+    "owned-by-group": "descriptor 3 is a file that sends signals",
+    "other-signal": "descriptor 3 is a file that sends signals",
+    "notifying": "descriptor 3 is a file that sends signals",
     "changed-root": "has changed its root directory",
 }
 # What is seen only when the thread is to be borrowed.

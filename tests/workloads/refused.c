@@ -259,6 +259,26 @@ static int signalling(void)
 	return fcntl(pair[0], F_SETFL, O_ASYNC);
 }
 
+static int owned(void)
+{
+	return fcntl(file("file"), F_SETOWN, getpid());
+}
+
+static int owned_by_group(void)
+{
+	return fcntl(file("file"), F_SETOWN, -getpgrp());
+}
+
+static int other_signal(void)
+{
+	return fcntl(file("file"), F_SETSIG, SIGRTMIN);
+}
+
+static int notifying(void)
+{
+	return fcntl(open(".", O_RDONLY | O_DIRECTORY), F_NOTIFY, DN_CREATE | DN_MULTISHOT);
+}
+
 static int changed_root(void)
 {
 	return chroot(".");
@@ -347,6 +367,10 @@ static const struct {
 	{ "record-locked", record_locked },
 	{ "leased", leased },
 	{ "signalling", signalling },
+	{ "owned", owned },
+	{ "owned-by-group", owned_by_group },
+	{ "other-signal", other_signal },
+	{ "notifying", notifying },
 	{ "changed-root", changed_root },
 	{ "cpu-limit", cpu_limit },
 	{ "child", child },

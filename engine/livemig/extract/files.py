@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import struct
+from collections.abc import Iterator
 from collections.abc import Mapping as MappingType
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from livemig.errors import NotCarried
@@ -16,7 +20,8 @@ from livemig.terminal import Pty
 
 O_CLOEXEC = 0o2000000
 O_ASYNC = 0o20000
-_F_GETFD = 1
+_F_GETFD, _F_GETOWN_EX = 1, 16  # include/uapi/asm-generic/fcntl.h in Linux
+_OWNER_SIZE = 8  # struct f_owner_ex
 _KEPT_FLAGS = ~(O_CLOEXEC | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY)
 _MEMORY_DEVICES = 1  # major number of null, zero, full, random, urandom
 _CARRIED_MINORS = {3, 5, 7, 8, 9}
@@ -57,6 +62,8 @@ class Descriptions:
             raise _refused(pid, number, name, "a file with locks on it")
         if flags & O_ASYNC:
             raise _refused(pid, number, name, "a file that sends signals (O_ASYNC)")
+        if not flags & os.O_PATH and _has_owner(pid, number):
+            raise _refused(pid, number, name, "a file that sends signals (F_SETOWN, F_NOTIFY)")
         if stat.S_ISFIFO(status.st_mode) and status.st_ino in self.streams:
             role = self.streams[status.st_ino]
             return Description(Opened.STREAM, "", flags, role=role)
@@ -84,13 +91,31 @@ class Descriptions:
 
 def _device_behind(pid: int, number: int) -> int:
     """Return the number of the terminal that a process has opened as /dev/tty."""
+    with _fetched(pid, number) as descriptor:
+        return ttys.device(descriptor)
+
+
+def _has_owner(pid: int, number: int) -> bool:
+    """Tell whether somebody is to get signals from a file, or another signal than SIGIO.
+
+    Who is told of changes in a directory (F_NOTIFY) is its owner, too (fs/notify/dnotify/dnotify.c,
+    fcntl_dirnotify).
+    """
+    with _fetched(pid, number) as descriptor:
+        _, owner = struct.unpack("=ii", fcntl.fcntl(descriptor, _F_GETOWN_EX, bytes(_OWNER_SIZE)))
+        return bool(owner or fcntl.fcntl(descriptor, fcntl.F_GETSIG))
+
+
+@contextmanager
+def _fetched(pid: int, number: int) -> Iterator[int]:
+    """Have a duplicate of another process's descriptor for the length of a scope."""
     pidfd = os.pidfd_open(pid)
     try:
         descriptor = handles.fetch_descriptor(pidfd, number)
     finally:
         os.close(pidfd)
     try:
-        return ttys.device(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
 
