@@ -72,6 +72,7 @@ TABLE = (
         (
             Refusal("CPUs that the target lacks", ", of which the container has not "),
             Refusal("policies that it refuses", " is refused on the target: "),
+            Refusal("NUMA policies", " has a NUMA memory policy (set_mempolicy(2))"),
             Refusal("time slices where its kernel has none", " has asked for a time slice of "),
         ),
     ),
@@ -122,6 +123,7 @@ TABLE = (
             Refusal("`--privileged`", "access to all devices (--privileged)"),
             Refusal("devices", "device "),
             Refusal("limits of CPU time", " has a limit of its CPU time (RLIMIT_CPU)"),
+            Refusal("keyrings of a thread or process", " keyring, which cannot be carried"),
             Refusal("chroot", " has changed its root directory (chroot)"),
             Refusal("seccomp filters that ask a program", "(SECCOMP_RET_USER_NOTIF)"),
         ),

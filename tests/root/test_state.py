@@ -33,6 +33,9 @@ REFUSED = {
     "tiles-in-use": "AMX's tiles",
     "local-segment": r"segments of its own \(modify_ldt",
     "thread-area": r"segments of its own \(set_thread_area",
+    "thread-keyring": "has a thread keyring",
+    "process-keyring": "has a process keyring",
+    "memory-policy": "has a NUMA memory policy",
     "key": r"memory protection keys \(1\)",
 }
 THINGS = [

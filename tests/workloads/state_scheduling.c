@@ -4,6 +4,7 @@
 #include "state.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -186,6 +187,15 @@ static int autogroup_check(void)
 	return found == 6 ? 0 : bad("nice %d", found);
 }
 
+/* Memory of its own from node 0, where else it would be from the nearest. */
+static void memory_policy_setup(void)
+{
+	unsigned long nodes = 1;
+
+	if (syscall(SYS_set_mempolicy, MPOL_PREFERRED, &nodes, 8))
+		lacks();
+}
+
 const struct thing scheduling_things[] = {
 	{ "nice", nice_setup, same, NULL },
 	{ "slice", slice_setup, same, NULL },
@@ -197,6 +207,7 @@ const struct thing scheduling_things[] = {
 	{ "affinity", affinity_setup, affinity_check, NULL },
 	{ "io-best-effort", io_best_setup, io_check, NULL },
 	{ "io-idle", io_idle_setup, io_check, NULL },
+	{ "memory-policy", memory_policy_setup, NULL, NULL },
 	{ "autogroup", autogroup_setup, autogroup_check, NULL },
 	{ NULL, NULL, NULL, NULL },
 };

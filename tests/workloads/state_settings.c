@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
+#include <linux/keyctl.h>
 #include <linux/seccomp.h>
 #include <linux/securebits.h>
 #include <stddef.h>
@@ -256,6 +257,22 @@ static int barriers_check(void)
 	return registrations() != registered ? bad("registered %x", registrations()) : 0;
 }
 
+static void keyring(int which)
+{
+	if (syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, which, 1) < 0)
+		lacks();
+}
+
+static void thread_keyring(void)
+{
+	keyring(KEY_SPEC_THREAD_KEYRING);
+}
+
+static void process_keyring(void)
+{
+	keyring(KEY_SPEC_PROCESS_KEYRING);
+}
+
 static void strict_setup(void)
 {
 	need(prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT), "seccomp");
@@ -303,6 +320,8 @@ const struct thing setting_things[] = {
 	{ "file-user", file_user_setup, file_user_check, NULL },
 	{ "barrier", barrier_setup, barriers_check, NULL },
 	{ "more-barriers", more_barriers_setup, barriers_check, NULL },
+	{ "thread-keyring", thread_keyring, NULL, NULL },
+	{ "process-keyring", process_keyring, NULL, NULL },
 	{ "strict", strict_setup, NULL, NULL },
 	{ "logged-filter", logged_setup, logged_check, NULL },
 	{ "asking-filter", asking_setup, NULL, NULL },

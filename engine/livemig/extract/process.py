@@ -12,6 +12,7 @@ import numpy as np
 
 from livemig.errors import NotCarried
 from livemig.extract.files import Descriptions, own_descriptors
+from livemig.extract.kept import Kept
 from livemig.extract.keys import AllocatedKeys
 from livemig.extract.mappings import refuse_mappings
 from livemig.extract.segments import LocalDescriptors
@@ -126,7 +127,7 @@ def extract_process(
     limits = [table.room(LIMIT_SIZE) for _ in range(_LIMITS)]
     settings, locks = Reading(table), _FutureLocks(table, stub)
     keys, local = AllocatedKeys(table), LocalDescriptors(table)
-    barriers = Registrations(table)
+    kept, barriers = Kept(table), Registrations(table)
     for number, place in zip(SIGNALS, actions, strict=True):
         if number not in _UNCATCHABLE:
             table.call(f"rt_sigaction {number}", NR_RT_SIGACTION, number, 0, place, 8)
@@ -140,6 +141,7 @@ def extract_process(
     results = stub.run(table)
     keys.refuse(pid, results)
     local.refuse(pid, results)
+    kept.refuse(pid, results, stub.memory)
     read = stub.filled(table)
     status = procfs.read_status(pid)
     refuse_stopped(pid, loan.tracee)
