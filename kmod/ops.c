@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/fs.h>
 #include <linux/hugetlb.h>
 #include <linux/mm.h>
@@ -144,7 +146,7 @@ static long move_parts(const struct vdso *vdso, unsigned long distance)
 	unsigned int i;
 	long result;
 
-	/* Not to be broken off, nor the way back: nothing here waits for anybody. */
+	/* Not to be broken off, nor the way back: where nothing is, nothing waits for anybody. */
 	disallow_signal(SIGKILL);
 	for (i = 0; i < vdso->count; i++) {
 		const struct span *part = &vdso->part[i];
@@ -160,7 +162,8 @@ back:
 	while (i--) {
 		const struct span *part = &vdso->part[i];
 
-		remap(part->start + distance, part->length, part->start, part->length);
+		if (remap(part->start + distance, part->length, part->start, part->length) < 0)
+			pr_warn_once("a part of a vDSO found no way back\n");
 	}
 out:
 	allow_kernel_signal(SIGKILL);
@@ -185,9 +188,16 @@ static long move_vdso(const struct livemig_op *op)
 	length = last->start + last->length - start;
 	if (!valid(op->new_addr, length) || overlap(start, length, op->new_addr, length))
 		return -EINVAL;
-	if (!(op->flags & LIVEMIG_REPLACE) && occupied(op->new_addr, length))
-		return -EEXIST;
-	return move_parts(&vdso, op->new_addr - start);
+	/*
+	 * mremap would unmap it, too, but part by part. That may wait for who reads a userfaultfd,
+	 * and may split a mapping, and be one too many for the next part and for the way back. Now
+	 * it can still be broken off, or be refused, and nothing has moved.
+	 */
+	if (op->flags & LIVEMIG_REPLACE)
+		error = vm_munmap(op->new_addr, length);
+	else
+		error = occupied(op->new_addr, length) ? -EEXIST : 0;
+	return error ? error : move_parts(&vdso, op->new_addr - start);
 }
 
 static unsigned long map_flags(u32 flags)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -83,6 +84,59 @@ static void locked_memory(void)
 	require(run_one(&subject, grow) == -EAGAIN);
 	grow.new_length = PAGE;
 	require(run_one(&subject, grow) == (int64_t)FREE_PLACE(1));
+	subject_end(&subject);
+}
+
+/* Map each second page, so that none merge, until one more mapping is refused. */
+static void fill_map_count(const struct subject *subject, uint64_t place)
+{
+	static struct livemig_op ops[LIVEMIG_MAX_OPS];
+	unsigned int i, done;
+
+	do {
+		for (i = 0; i < LIVEMIG_MAX_OPS; i++, place += 2 * PAGE)
+			ops[i] = (struct livemig_op){ .kind = LIVEMIG_MAP,
+						      .addr = place,
+						      .length = PAGE };
+		require(!run_batch(subject->pidfd, ops, LIVEMIG_MAX_OPS, &done));
+	} while (done == LIVEMIG_MAX_OPS);
+	require(ops[done].result == -ENOMEM);
+}
+
+/*
+ * A vDSO that goes into the middle of a mapping, which that makes two: where these are too many, it
+ * stays where it is with its data. With each mapping that is left free, it gets further.
+ */
+static void mapping_count(void)
+{
+	struct subject subject = subject_start();
+	uint64_t base = getauxval(AT_SYSINFO_EHDR), first, end, many = FREE_PLACE(16);
+	struct livemig_op around = { .kind = LIVEMIG_MAP,
+				     .flags = LIVEMIG_REPLACE,
+				     .addr = FREE_PLACE(1),
+				     .length = 2 * MIB };
+	struct livemig_op move = { .kind = LIVEMIG_MOVE_VDSO,
+				   .flags = LIVEMIG_REPLACE,
+				   .new_addr = around.addr + MIB };
+	struct livemig_op one = { .kind = LIVEMIG_UNMAP, .addr = many, .length = PAGE };
+	int64_t result;
+
+	subject_stop(&subject);
+	require(subject_find(&subject, "[vvar", &first, &end));
+	require(run_one(&subject, around) == (int64_t)around.addr);
+	fill_map_count(&subject, many);
+	while ((result = run_one(&subject, move)) == -ENOMEM) {
+		subject_continue(&subject);
+		subject_ask(&subject, ORDER_CLOCK, base, 0, 0);
+		subject_stop(&subject);
+		require(run_one(&subject, one) == (int64_t)one.addr);
+		require(run_one(&subject, around) == (int64_t)around.addr);
+		one.addr += 2 * PAGE;
+		require(one.addr < many + 100 * PAGE);
+	}
+	require(result == (int64_t)move.new_addr && one.addr > many + 6 * PAGE);
+	subject_continue(&subject);
+	subject_ask(&subject, ORDER_CLOCK, move.new_addr + (base - first), 0, 0);
 	subject_end(&subject);
 }
 
@@ -168,8 +222,8 @@ static void kernel_memory(void)
 	end_in_group(&subject);
 }
 
-const struct test limits[] = { { "address_space", address_space },
-			       { "locked_memory", locked_memory },
-			       { "memory_cgroup", memory_cgroup },
-			       { "kernel_memory", kernel_memory },
-			       { 0 } };
+const struct test limits[] = {
+	{ "address_space", address_space }, { "locked_memory", locked_memory },
+	{ "mapping_count", mapping_count }, { "memory_cgroup", memory_cgroup },
+	{ "kernel_memory", kernel_memory }, { 0 }
+};

@@ -17,6 +17,7 @@
 
 #define OPS 64
 #define DEATHS 100
+#define WATCHED (64 * PAGE) /* more than a vDSO has */
 
 static void make_ops(struct livemig_op *ops)
 {
@@ -149,17 +150,24 @@ static pid_t *common_pid(void)
 	return pid;
 }
 
-/* Unmap what the subject is to be told of by a userfaultfd, which it never listens to. */
-static _Noreturn void unmap_what_is_watched(pid_t *pid)
+/*
+ * Have unmapped, as an operation of a kind does, what the subject is to be told of by a
+ * userfaultfd, which it never listens to.
+ */
+static _Noreturn void unmap_what_is_watched(pid_t *pid, enum livemig_kind kind)
 {
-	char *own = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	struct livemig_op op = { .kind = LIVEMIG_UNMAP, .addr = (uint64_t)own, .length = PAGE };
+	char *own = mmap(NULL, WATCHED, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct livemig_op op = { .kind = LIVEMIG_UNMAP, .addr = (uint64_t)own, .length = WATCHED };
 	struct subject subject = subject_start();
 
-	subject_ask(&subject, ORDER_WATCH, op.addr, op.length, 0);
+	if (kind == LIVEMIG_MOVE_VDSO)
+		op = (struct livemig_op){ .kind = kind,
+					  .flags = LIVEMIG_REPLACE,
+					  .new_addr = (uint64_t)own };
+	subject_ask(&subject, ORDER_WATCH, (uint64_t)own, WATCHED, 0);
 	subject_stop(&subject);
 	*pid = subject.pid;
-	_exit(run_one(&subject, op) != (int64_t)op.addr);
+	_exit(run_one(&subject, op) != (int64_t)own);
 }
 
 static char state_of(pid_t pid)
@@ -199,14 +207,14 @@ static bool ends(pid_t pid, int *status)
 }
 
 /* An operation that waits for somebody ends with the caller, or with the target. */
-static int death_within(bool of_the_target)
+static int death_within(enum livemig_kind kind, bool of_the_target)
 {
 	pid_t *subject = common_pid(), caller = (device(), fork());
 	int status = 0;
 	bool ended;
 
 	if (!caller)
-		unmap_what_is_watched(subject);
+		unmap_what_is_watched(subject, kind);
 	await_wait(caller);
 	kill(of_the_target ? *subject : caller, SIGKILL);
 	ended = ends(caller, &status);
@@ -217,14 +225,26 @@ static int death_within(bool of_the_target)
 
 static void the_caller_dies_within(void)
 {
-	int status = death_within(false);
+	int status = death_within(LIVEMIG_UNMAP, false);
 
 	require(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 }
 
 static void the_target_dies_within(void)
 {
-	require(death_within(true) == 0);
+	require(death_within(LIVEMIG_UNMAP, true) == 0);
+}
+
+static void the_caller_dies_within_a_move_of_the_vdso(void)
+{
+	int status = death_within(LIVEMIG_MOVE_VDSO, false);
+
+	require(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
+static void the_target_dies_within_a_move_of_the_vdso(void)
+{
+	require(death_within(LIVEMIG_MOVE_VDSO, true) == 0);
 }
 
 static void not_unloaded_in_use(void)
@@ -233,10 +253,14 @@ static void not_unloaded_in_use(void)
 	require(syscall(SYS_delete_module, "livemig", O_NONBLOCK) && errno == EWOULDBLOCK);
 }
 
-const struct test races[] = { { "two_callers", two_callers },
-			      { "the_target_dies", the_target_dies },
-			      { "the_caller_dies", the_caller_dies },
-			      { "the_caller_dies_within", the_caller_dies_within },
-			      { "the_target_dies_within", the_target_dies_within },
-			      { "not_unloaded_in_use", not_unloaded_in_use },
-			      { 0 } };
+const struct test races[] = {
+	{ "two_callers", two_callers },
+	{ "the_target_dies", the_target_dies },
+	{ "the_caller_dies", the_caller_dies },
+	{ "the_caller_dies_within", the_caller_dies_within },
+	{ "the_target_dies_within", the_target_dies_within },
+	{ "the_caller_dies_within_a_move_of_the_vdso", the_caller_dies_within_a_move_of_the_vdso },
+	{ "the_target_dies_within_a_move_of_the_vdso", the_target_dies_within_a_move_of_the_vdso },
+	{ "not_unloaded_in_use", not_unloaded_in_use },
+	{ 0 }
+};

@@ -169,6 +169,9 @@ static bool watch(const struct message *message)
 static bool obey(const struct message *message)
 {
 	switch (message->order) {
+	case ORDER_FILL:
+		fill((void *)message->addr, message->length, message->seed);
+		return true;
 	case ORDER_CHECK:
 		return check(message);
 	case ORDER_READ:

@@ -21,6 +21,7 @@ struct subject {
 
 /* What a subject can be asked to do, at an address of its own. */
 enum order {
+	ORDER_FILL,  /* fill with the pattern of seed */
 	ORDER_CHECK, /* compare with the pattern of seed, then write to and check each page */
 	ORDER_READ,  /* compare with the pattern of seed */
 	ORDER_CLOCK, /* compare the clock that the vDSO at the address tells with the kernel's */
