@@ -12,6 +12,7 @@
 #include "tests.h"
 
 #define LENGTH (16 * PAGE)
+#define HUGE (2UL << 20)
 
 static struct livemig_op move_op(uint64_t from, uint64_t length, uint64_t to)
 {
@@ -50,15 +51,57 @@ static void anonymous(void)
 	move_and_check(place, 1, ORDER_CHECK);
 }
 
+/* How much of the mapping at an address is in huge pages. */
+static size_t in_huge_pages(const struct subject *subject, uint64_t addr)
+{
+	uint64_t start, end;
+	size_t kib = 0;
+	char path[64], line[512];
+	bool here = false, found = false;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/smaps", subject->pid);
+	file = fopen(path, "re");
+	require(file);
+	while (!found && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx-%lx", &start, &end) == 2)
+			here = start == addr;
+		found = here && sscanf(line, "AnonHugePages: %lu kB", &kib) == 1;
+	}
+	fclose(file);
+	require(found, "no mapping at %#lx", addr);
+	return kib << 10;
+}
+
+/* A huge page goes as it is, and a part of it is taken out of it. */
 static void huge(void)
 {
-	size_t size = 4UL << 20;
-	char *place = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	char *aligned = (char *)(((uint64_t)place + (2UL << 20) - 1) & ~((2UL << 20) - 1));
+	char *place =
+	    mmap(NULL, 2 * HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint64_t from = ((uint64_t)place + HUGE - 1) & ~(HUGE - 1);
+	uint64_t to = FREE_PLACE(1), part = to + HUGE - LENGTH, apart = FREE_PLACE(2);
+	struct subject subject;
 
-	require(place != MAP_FAILED && !madvise(aligned, 2UL << 20, MADV_HUGEPAGE));
-	fill(aligned, LENGTH, 2);
-	move_and_check(aligned, 2, ORDER_CHECK); /* splits it */
+	require(place != MAP_FAILED && !madvise((void *)from, HUGE, MADV_HUGEPAGE));
+	subject = subject_start();
+	/* Not by us: writing to what a fork shares would split it. */
+	subject_ask(&subject, ORDER_FILL, from, HUGE, 2);
+	require(in_huge_pages(&subject, from) == HUGE, "before");
+	subject_stop(&subject);
+	require(run_one(&subject, move_op(from, HUGE, to)) == (int64_t)to);
+	require(in_huge_pages(&subject, to) == HUGE, "afterwards");
+	subject_continue(&subject);
+	subject_ask(&subject, ORDER_CHECK, to, HUGE, 2);
+	subject_stop(&subject);
+	require(run_one(&subject, move_op(part, LENGTH, apart)) == (int64_t)apart);
+	require(in_huge_pages(&subject, to) == 0);
+	subject_continue(&subject);
+	subject_ask(&subject, ORDER_CHECK, to, HUGE - LENGTH, 2);
+	subject_stop(&subject);
+	require(run_one(&subject, move_op(apart, LENGTH, part)) == (int64_t)part);
+	subject_continue(&subject);
+	subject_ask(&subject, ORDER_CHECK, to, HUGE, 2);
+	subject_end(&subject);
 }
 
 static int file_with_pattern(int descriptor, uint64_t seed)
@@ -209,6 +252,33 @@ static void map_and_unmap(void)
 	subject_end(&subject);
 }
 
+/* What either writes, the other one reads: a part of a file that is shared. */
+static void map_a_shared_file(void)
+{
+	int descriptor = file_with_pattern(memfd_create("selftest", MFD_CLOEXEC), 11);
+	struct subject subject = subject_start();
+	struct livemig_op op = { .kind = LIVEMIG_MAP_FILE,
+				 .flags = LIVEMIG_SHARED,
+				 .addr = FREE_PLACE(1),
+				 .length = LENGTH,
+				 .prot = PROT_READ | PROT_WRITE,
+				 .fd = descriptor,
+				 .offset = LENGTH };
+	char *own;
+
+	require(!ftruncate(descriptor, 3 * LENGTH));
+	own = mmap(NULL, LENGTH, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, LENGTH);
+	require(own != MAP_FAILED);
+	subject_stop(&subject);
+	require(run_one(&subject, op) == (int64_t)op.addr);
+	subject_continue(&subject);
+	fill(own, LENGTH, 12);
+	subject_ask(&subject, ORDER_CHECK, op.addr, LENGTH, 12);
+	subject_ask(&subject, ORDER_FILL, op.addr, LENGTH, 13);
+	require(holds((uint64_t *)own, LENGTH, 13));
+	subject_end(&subject);
+}
+
 static void replace(void)
 {
 	char *place =
@@ -239,14 +309,13 @@ static void write_number(const char *path, int number)
 /* The kernel moves them as a whole, whatever part of one it is asked to move. */
 static void hugetlb(void)
 {
-	const size_t size = 2UL << 20;
 	uint64_t to = FREE_PLACE(1);
 	struct subject subject;
 	struct livemig_op op;
 	char *place;
 
 	write_number("/proc/sys/vm/nr_hugepages", 4);
-	place = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB,
+	place = mmap(NULL, HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB,
 		     -1, 0);
 	require(place != MAP_FAILED);
 	fill(place, LENGTH, 10);
@@ -254,15 +323,15 @@ static void hugetlb(void)
 	op = move_op((uint64_t)place, PAGE, to);
 	subject_stop(&subject);
 	require(run_one(&subject, op) == -EINVAL, "a part");
-	op = move_op((uint64_t)place, size, to);
+	op = move_op((uint64_t)place, HUGE, to);
 	op.new_length = PAGE;
 	require(run_one(&subject, op) == -EINVAL, "to a part");
-	op.new_length = size;
+	op.new_length = HUGE;
 	require(run_one(&subject, op) == (int64_t)to);
 	subject_continue(&subject);
 	subject_ask(&subject, ORDER_READ, to, LENGTH, 10);
 	subject_end(&subject);
-	munmap(place, size);
+	munmap(place, HUGE);
 	write_number("/proc/sys/vm/nr_hugepages", 0);
 }
 
@@ -277,6 +346,7 @@ const struct test moves[] = { { "anonymous", anonymous },
 			      { "vdso", vdso },
 			      { "grow_and_shrink", grow_and_shrink },
 			      { "map_and_unmap", map_and_unmap },
+			      { "map_a_shared_file", map_a_shared_file },
 			      { "replace", replace },
 			      { "hugetlb", hugetlb },
 			      { 0 } };

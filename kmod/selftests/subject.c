@@ -58,7 +58,7 @@ void fill(void *place, size_t length, uint64_t seed)
 		words[i] = word(seed, i);
 }
 
-static bool holds(const volatile uint64_t *words, size_t length, uint64_t seed)
+bool holds(const volatile uint64_t *words, size_t length, uint64_t seed)
 {
 	size_t i;
 

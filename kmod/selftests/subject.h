@@ -40,6 +40,9 @@ __attribute__((format(printf, 5, 6))) void require_at(const char *file, int line
 /* Fill memory with the pattern of a seed. */
 void fill(void *place, size_t length, uint64_t seed);
 
+/* Whether memory has it. */
+bool holds(const volatile uint64_t *words, size_t length, uint64_t seed);
+
 /* Start a subject; it has inherited all of our memory, and dies with us. */
 struct subject subject_start(void);
 
