@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Random batches on an arena, compared with a model of it: what is mapped, and what is in each
- * page. Values that make no sense are mixed in; an operation that is refused must leave the model
- * true.
+ * page. Values that make no sense are mixed in. Each operation has the result that the model says;
+ * one that is refused leaves the model true.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,14 +16,26 @@
 
 #define ARENA FREE_PLACE(8)
 #define PAGES 128
+#define FILE_PAGES 32
 #define MAX_OPS 8
-#define UNMAPPED (-1L)
+#define USER_END 0x7ffffffff000UL
+#define UNREADABLE (-1L)
+
+/* What is mapped in a place; two pages of one file have their content in common. */
+struct page {
+	enum { NOTHING, ANONYMOUS, PRIVATE, SHARED } kind;
+	uint64_t index; /* in the file */
+	bool own;	/* written to */
+	int64_t token;	/* its first word, where it is its own */
+};
 
 struct arena {
 	struct subject subject;
 	int memory;
+	int shared, private; /* a file that is only mapped shared, and one that is not */
 	uint64_t random;
-	int64_t token[PAGES]; /* the first word of each page, or UNMAPPED */
+	struct page page[PAGES];
+	int64_t file[FILE_PAGES]; /* the first word of each page of the shared one */
 	unsigned int moved;
 };
 
@@ -55,7 +67,7 @@ static uint64_t odd_value(struct arena *arena)
 
 static void spoil(struct arena *arena, struct livemig_op *op)
 {
-	switch (below(arena, 8)) {
+	switch (below(arena, 9)) {
 	case 0:
 		op->kind = (uint32_t)below(arena, 9);
 		break;
@@ -63,48 +75,75 @@ static void spoil(struct arena *arena, struct livemig_op *op)
 		op->flags = (uint32_t)next(arena);
 		break;
 	case 2:
-		op->length = odd_value(arena);
+		op->addr = odd_value(arena);
 		break;
 	case 3:
-		op->new_length = odd_value(arena);
+		op->length = odd_value(arena);
 		break;
 	case 4:
-		op->offset = odd_value(arena);
+		op->new_length = odd_value(arena);
 		break;
 	case 5:
-		op->prot = (uint32_t)next(arena);
+		op->offset = odd_value(arena);
 		break;
 	case 6:
-		op->fd = (int32_t)next(arena);
+		op->prot = (uint32_t)next(arena);
+		break;
+	case 7:
+		op->fd = (int32_t)(next(arena) | 1 << 24);
 		break;
 	default:
 		op->new_addr = odd_value(arena);
 	}
 }
 
-/* Never beyond the arena, where the subject has its own memory. */
-static struct livemig_op random_op(struct arena *arena, bool *spoiled)
+static void aim(struct arena *arena, struct livemig_op *op)
 {
-	static const uint32_t kinds[] = { LIVEMIG_MOVE, LIVEMIG_MOVE, LIVEMIG_MAP, LIVEMIG_UNMAP };
-	struct livemig_op op = { .kind = kinds[below(arena, 4)], .addr = address(arena) };
+	uint64_t room;
+
+	op->new_addr = below(arena, 8) ? address(arena) : op->addr;
+	room = ARENA + PAGES * PAGE - op->new_addr;
+	op->new_length = below(arena, 2) ? op->length : (1 + below(arena, 8)) * PAGE;
+	if (op->new_length > room)
+		op->new_length = room;
+}
+
+static void choose_file(struct arena *arena, struct livemig_op *op)
+{
+	op->offset = below(arena, FILE_PAGES) * PAGE;
+	op->fd = arena->private;
+	if (below(arena, 2)) {
+		op->fd = arena->shared;
+		op->flags |= LIVEMIG_SHARED;
+	}
+}
+
+/* Never beyond the arena, where the subject has its own memory. */
+static struct livemig_op random_op(struct arena *arena)
+{
+	static const uint32_t kinds[] = { LIVEMIG_MOVE, LIVEMIG_MOVE,	  LIVEMIG_MOVE,
+					  LIVEMIG_MAP,	LIVEMIG_MAP_FILE, LIVEMIG_UNMAP };
+	struct livemig_op op = { .kind = kinds[below(arena, 6)], .addr = address(arena) };
 	uint64_t room = (ARENA + PAGES * PAGE - op.addr) / PAGE;
 
 	op.length = (1 + below(arena, room < 8 ? room : 8)) * PAGE;
-	if (op.kind == LIVEMIG_MOVE) {
-		op.new_addr = below(arena, 8) ? address(arena) : op.addr;
-		room = (ARENA + PAGES * PAGE - op.new_addr) / PAGE;
-		op.new_length = below(arena, 2) ? op.length : (1 + below(arena, 8)) * PAGE;
-		if (op.new_length > room * PAGE)
-			op.new_length = room * PAGE;
-	} else if (op.kind == LIVEMIG_MAP) {
-		op.prot = PROT_READ | PROT_WRITE;
-	}
 	if (op.kind != LIVEMIG_UNMAP && below(arena, 2))
 		op.flags = LIVEMIG_REPLACE;
-	*spoiled = !below(arena, 10);
-	if (*spoiled)
+	if (op.kind == LIVEMIG_MOVE)
+		aim(arena, &op);
+	else if (op.kind != LIVEMIG_UNMAP)
+		op.prot = PROT_READ | PROT_WRITE;
+	if (op.kind == LIVEMIG_MAP_FILE)
+		choose_file(arena, &op);
+	if (!below(arena, 10))
 		spoil(arena, &op);
 	return op;
+}
+
+static bool makes_sense(uint64_t addr, uint64_t length)
+{
+	return length && !((addr | length) % PAGE) && length <= USER_END &&
+	       addr <= USER_END - length;
 }
 
 static bool inside(uint64_t addr, uint64_t length)
@@ -112,14 +151,46 @@ static bool inside(uint64_t addr, uint64_t length)
 	return addr >= ARENA && length <= PAGES * PAGE && addr - ARENA <= PAGES * PAGE - length;
 }
 
-/* What could hurt the subject itself, or is not in the model. */
-static bool harmless(const struct livemig_op *op)
+static bool maps(const struct livemig_op *op)
 {
-	if (op->kind == LIVEMIG_MOVE_VDSO || op->kind == LIVEMIG_MAP_FILE)
+	return op->kind == LIVEMIG_MAP || op->kind == LIVEMIG_MAP_FILE;
+}
+
+/* What the header of the device says of an operation, whatever the memory is. */
+static bool well_formed(const struct livemig_op *op)
+{
+	static const uint32_t flags[] = {
+		[LIVEMIG_MOVE] = LIVEMIG_REPLACE,
+		[LIVEMIG_MAP] = LIVEMIG_REPLACE | LIVEMIG_GROWSDOWN | LIVEMIG_NORESERVE,
+		[LIVEMIG_MAP_FILE] = LIVEMIG_REPLACE | LIVEMIG_NORESERVE | LIVEMIG_SHARED,
+		[LIVEMIG_UNMAP] = 0,
+	};
+
+	if (op->kind < LIVEMIG_MOVE || op->kind > LIVEMIG_UNMAP || op->flags & ~flags[op->kind])
 		return false;
-	if (op->flags & LIVEMIG_GROWSDOWN && op->kind == LIVEMIG_MAP)
+	if (op->kind == LIVEMIG_MOVE ? !makes_sense(op->new_addr, op->new_length)
+				     : op->new_addr || op->new_length)
 		return false;
-	if (op->kind == LIVEMIG_MAP && op->prot != (PROT_READ | PROT_WRITE) && op->prot < 8)
+	if (op->kind == LIVEMIG_MAP_FILE ? op->offset % PAGE : op->fd || op->offset)
+		return false;
+	return makes_sense(op->addr, op->length) && op->prot < (maps(op) ? 8 : 1);
+}
+
+/* What could hurt the subject itself, or is not in the model. */
+static bool harmless(const struct arena *arena, const struct livemig_op *op)
+{
+	bool shared = op->flags & LIVEMIG_SHARED;
+
+	if (op->kind == LIVEMIG_MOVE_VDSO)
+		return false;
+	if (!well_formed(op))
+		return true;
+	if (op->flags & LIVEMIG_GROWSDOWN)
+		return false;
+	if (op->kind == LIVEMIG_MAP_FILE && op->fd >= 0 && op->fd < 1 << 24 &&
+	    op->fd != (shared ? arena->shared : arena->private))
+		return false;
+	if (maps(op) && op->prot != (PROT_READ | PROT_WRITE))
 		return false;
 	return inside(op->addr, op->length) &&
 	       (op->kind != LIVEMIG_MOVE || inside(op->new_addr, op->new_length));
@@ -130,48 +201,130 @@ static uint64_t mapped(const struct arena *arena, uint64_t from, uint64_t count)
 	uint64_t i, found = 0;
 
 	for (i = from; i < from + count; i++)
-		found += arena->token[i] != UNMAPPED;
+		found += arena->page[i].kind != NOTHING;
 	return found;
 }
 
-/* Whether an operation would do what it must not: it lies within the arena. */
-static bool must_be_refused(const struct arena *arena, const struct livemig_op *op)
+static int64_t expected_of_map(const struct arena *arena, const struct livemig_op *op)
+{
+	bool file = op->kind == LIVEMIG_MAP_FILE;
+
+	if (file && op->fd != arena->shared && op->fd != arena->private)
+		return -EBADF;
+	if (file && op->offset + op->length < op->offset)
+		return -EINVAL;
+	if (!(op->flags & LIVEMIG_REPLACE) &&
+	    mapped(arena, (op->addr - ARENA) / PAGE, op->length / PAGE))
+		return -EEXIST;
+	return file && op->offset >> 63 ? -EOVERFLOW : (int64_t)op->addr;
+}
+
+static int64_t expected_of_move(const struct arena *arena, const struct livemig_op *op)
 {
 	uint64_t from = (op->addr - ARENA) / PAGE, to = (op->new_addr - ARENA) / PAGE;
 	uint64_t length = op->length / PAGE, new_length = op->new_length / PAGE;
 	bool replaces = op->flags & LIVEMIG_REPLACE;
 
-	if (op->kind == LIVEMIG_MAP)
-		return !replaces && mapped(arena, from, length);
-	if (op->kind != LIVEMIG_MOVE)
-		return false;
 	if (mapped(arena, from, length) < length)
-		return true;
-	if (from == to)
-		return replaces ||
-		       (new_length > length && mapped(arena, from + length, new_length - length));
-	if (from < to + new_length && to < from + length)
-		return true;
-	return !replaces && mapped(arena, to, new_length);
+		return -EFAULT;
+	if (from == to && replaces)
+		return -EINVAL;
+	if (from != to && from < to + new_length && to < from + length)
+		return -EINVAL;
+	if (from == to && new_length > length && mapped(arena, from + length, new_length - length))
+		return -EEXIST;
+	if (from != to && !replaces && mapped(arena, to, new_length))
+		return -EEXIST;
+	return (int64_t)op->new_addr;
+}
+
+/* The result that an operation must have, but that what is moved may be more than one mapping. */
+static int64_t expected(const struct arena *arena, const struct livemig_op *op)
+{
+	if (!well_formed(op))
+		return -EINVAL;
+	if (op->kind == LIVEMIG_MOVE)
+		return expected_of_move(arena, op);
+	return op->kind == LIVEMIG_UNMAP ? (int64_t)op->addr : expected_of_map(arena, op);
+}
+
+/* Whether it is, as the kernel sees it: the model does not know what has merged. */
+static bool in_one_mapping(const struct arena *arena, uint64_t addr, uint64_t length)
+{
+	uint64_t start, end;
+	char path[64], line[512];
+	bool found = false;
+	FILE *maps;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", arena->subject.pid);
+	maps = fopen(path, "re");
+	require(maps);
+	while (!found && fgets(line, sizeof(line), maps))
+		found = sscanf(line, "%lx-%lx", &start, &end) == 2 && start <= addr &&
+			addr + length <= end;
+	fclose(maps);
+	return found;
+}
+
+/* The memory is as it was before the operation, or as it was when it was refused. */
+static void require_right(const struct arena *arena, const struct livemig_op *op)
+{
+	int64_t wanted = expected(arena, op);
+
+	if (op->kind == LIVEMIG_MOVE && well_formed(op) && op->result == -EFAULT &&
+	    !in_one_mapping(arena, op->addr, op->length))
+		return;
+	require(op->result == wanted, "kind %u: %ld, not %ld", op->kind, (long)op->result, wanted);
+}
+
+static void model_move(struct arena *arena, const struct livemig_op *op)
+{
+	struct page *from = arena->page + (op->addr - ARENA) / PAGE;
+	struct page *to = arena->page + (op->new_addr - ARENA) / PAGE;
+	uint64_t i, length = op->length / PAGE, new_length = op->new_length / PAGE;
+	struct page moved[PAGES];
+
+	memcpy(moved, from, length * sizeof(*from));
+	memset(from, 0, length * sizeof(*from));
+	for (i = length; i < new_length; i++)
+		moved[i] = (struct page){ .kind = moved[0].kind, .index = moved[i - 1].index + 1 };
+	memcpy(to, moved, new_length * sizeof(*to));
 }
 
 static void model(struct arena *arena, const struct livemig_op *op)
 {
-	uint64_t from = (op->addr - ARENA) / PAGE, to = (op->new_addr - ARENA) / PAGE;
-	uint64_t i, length = op->length / PAGE, new_length = op->new_length / PAGE;
-	int64_t moved[PAGES];
+	struct page *page = arena->page + (op->addr - ARENA) / PAGE;
+	uint64_t i;
 
-	if (op->kind == LIVEMIG_MAP || op->kind == LIVEMIG_UNMAP) {
-		for (i = 0; i < length; i++)
-			arena->token[from + i] = op->kind == LIVEMIG_MAP ? 0 : UNMAPPED;
+	if (op->kind == LIVEMIG_MOVE) {
+		model_move(arena, op);
 		return;
 	}
-	for (i = 0; i < length; i++) {
-		moved[i] = arena->token[from + i];
-		arena->token[from + i] = UNMAPPED;
+	for (i = 0; i < op->length / PAGE; i++) {
+		page[i] = (struct page){ .kind = NOTHING };
+		if (op->kind == LIVEMIG_MAP)
+			page[i].kind = ANONYMOUS;
+		if (op->kind != LIVEMIG_MAP_FILE)
+			continue;
+		page[i].kind = op->flags & LIVEMIG_SHARED ? SHARED : PRIVATE;
+		page[i].index = op->offset / PAGE + i;
 	}
-	for (i = 0; i < new_length; i++)
-		arena->token[to + i] = i < length ? moved[i] : 0;
+}
+
+static int64_t of_private_file(uint64_t index)
+{
+	return (int64_t)(1000 + index);
+}
+
+static int64_t content(const struct arena *arena, const struct page *page)
+{
+	if (page->kind == NOTHING)
+		return UNREADABLE;
+	if (page->own || page->kind == ANONYMOUS)
+		return page->token;
+	if (page->index >= FILE_PAGES)
+		return UNREADABLE;
+	return page->kind == SHARED ? arena->file[page->index] : of_private_file(page->index);
 }
 
 static void write_tokens(struct arena *arena)
@@ -179,13 +332,19 @@ static void write_tokens(struct arena *arena)
 	unsigned int i;
 
 	for (i = 0; i < 4; i++) {
-		uint64_t page = below(arena, PAGES);
+		uint64_t place = below(arena, PAGES);
 		int64_t token = (int64_t)(next(arena) >> 1);
+		struct page *page = arena->page + place;
 
-		if (arena->token[page] == UNMAPPED)
+		if (content(arena, page) == UNREADABLE)
 			continue;
-		require(pwrite(arena->memory, &token, 8, (off_t)(ARENA + page * PAGE)) == 8);
-		arena->token[page] = token;
+		require(pwrite(arena->memory, &token, 8, (off_t)(ARENA + place * PAGE)) == 8);
+		if (page->kind == SHARED) {
+			arena->file[page->index] = token;
+			continue;
+		}
+		page->own = true;
+		page->token = token;
 	}
 }
 
@@ -194,12 +353,11 @@ static void compare(struct arena *arena)
 	uint64_t page;
 
 	for (page = 0; page < PAGES; page++) {
-		int64_t found = UNMAPPED;
+		int64_t found = UNREADABLE, wanted = content(arena, arena->page + page);
 
 		if (pread(arena->memory, &found, 8, (off_t)(ARENA + page * PAGE)) != 8)
-			found = UNMAPPED;
-		require(found == arena->token[page], "page %lu: %#lx, not %#lx", page, found,
-			arena->token[page]);
+			found = UNREADABLE;
+		require(found == wanted, "page %lu: %#lx, not %#lx", page, found, wanted);
 	}
 }
 
@@ -207,26 +365,39 @@ static void one_batch(struct arena *arena)
 {
 	struct livemig_op ops[MAX_OPS];
 	unsigned int i, done, count = 1 + (unsigned int)below(arena, MAX_OPS);
-	bool spoiled[MAX_OPS];
 
 	for (i = 0; i < count; i++) {
 		do {
-			ops[i] = random_op(arena, &spoiled[i]);
-		} while (!harmless(&ops[i]));
+			ops[i] = random_op(arena);
+		} while (!harmless(arena, &ops[i]));
 	}
 	require(!run_batch(arena->subject.pidfd, ops, count, &done));
 	require(done <= count && (done == count || ops[done].result < 0));
 	for (i = 0; i < done; i++) {
-		require(ops[i].result >= 0 && !must_be_refused(arena, &ops[i]));
+		require(ops[i].result >= 0);
+		require_right(arena, &ops[i]);
 		model(arena, &ops[i]);
 		arena->moved += ops[i].kind == LIVEMIG_MOVE;
 	}
-	/* Of memory that is to be moved the model does not know whether it is one mapping. */
 	if (done < count)
-		require(must_be_refused(arena, &ops[done]) || spoiled[done] ||
-			ops[done].kind == LIVEMIG_MOVE);
+		require_right(arena, &ops[done]);
 	compare(arena);
 	write_tokens(arena);
+}
+
+static void make_files(struct arena *arena)
+{
+	uint64_t i;
+
+	arena->shared = memfd_create("shared", MFD_CLOEXEC);
+	arena->private = memfd_create("private", MFD_CLOEXEC);
+	require(arena->shared >= 0 && !ftruncate(arena->shared, FILE_PAGES * PAGE));
+	require(arena->private >= 0 && !ftruncate(arena->private, FILE_PAGES * PAGE));
+	for (i = 0; i < FILE_PAGES; i++) {
+		int64_t token = of_private_file(i);
+
+		require(pwrite(arena->private, &token, 8, (off_t)(i * PAGE)) == 8);
+	}
 }
 
 void fuzz(uint64_t seed, unsigned int batches)
@@ -235,7 +406,7 @@ void fuzz(uint64_t seed, unsigned int batches)
 	char path[64];
 	unsigned int i;
 
-	memset(arena.token, 0xff, sizeof(arena.token));
+	make_files(&arena);
 	arena.subject = subject_start();
 	snprintf(path, sizeof(path), "/proc/%d/mem", arena.subject.pid);
 	arena.memory = open(path, O_RDWR | O_CLOEXEC);
