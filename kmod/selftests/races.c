@@ -74,70 +74,124 @@ static void nap(unsigned int microseconds)
 	nanosleep(&(struct timespec){ .tv_nsec = microseconds * 1000L }, NULL);
 }
 
+/* Calls of one process, which another one may look at; those that failed do not end. */
+struct calls {
+	atomic_uint begun;
+	atomic_uint ended;
+};
+
+static struct calls *common_calls(void)
+{
+	struct calls *calls =
+	    mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	require(calls != MAP_FAILED);
+	return calls;
+}
+
+static int call(struct calls *calls, const struct subject *subject)
+{
+	struct livemig_op ops[OPS];
+	int result;
+
+	make_ops(ops);
+	atomic_fetch_add(&calls->begun, 1);
+	result = run_batch(subject->pidfd, ops, OPS, NULL);
+	if (!result)
+		atomic_fetch_add(&calls->ended, 1);
+	return result;
+}
+
+static bool within_call(const struct calls *calls)
+{
+	return atomic_load(&calls->begun) > atomic_load(&calls->ended);
+}
+
+/* Return a while after the first call has ended, so that later ones are on their way. */
+static void await_calls(const struct calls *calls, unsigned int microseconds)
+{
+	unsigned int i;
+
+	for (i = 0; !atomic_load(&calls->ended); i++) {
+		require(i < 100000, "no call ends");
+		nap(100);
+	}
+	nap(microseconds);
+}
+
+struct victim {
+	const struct subject *subject;
+	struct calls calls;
+	bool within;
+};
+
 static void *kill_soon(void *argument)
 {
-	const struct subject *subject = argument;
+	struct victim *victim = argument;
 
-	nap((unsigned int)subject->pid * 37 % 3000);
-	kill(subject->pid, SIGKILL);
+	await_calls(&victim->calls, (unsigned int)victim->subject->pid * 37 % 3000);
+	victim->within = within_call(&victim->calls);
+	kill(victim->subject->pid, SIGKILL);
 	return NULL;
 }
 
 static void the_target_dies(void)
 {
-	unsigned int i;
+	unsigned int i, within = 0;
 
 	for (i = 0; i < DEATHS; i++) {
 		struct subject subject = subject_start();
-		struct livemig_op ops[OPS];
+		struct victim victim = { .subject = &subject };
 		pthread_t thread;
 		int result;
 
 		subject_stop(&subject);
-		require(!pthread_create(&thread, NULL, kill_soon, &subject));
+		require(!pthread_create(&thread, NULL, kill_soon, &victim));
 		do {
-			make_ops(ops);
-			result = run_batch(subject.pidfd, ops, OPS, NULL);
+			result = call(&victim.calls, &subject);
 		} while (!result);
 		require(result == -ESRCH || result == -EPERM, "%d", result);
+		require(victim.calls.ended, "the first call failed: %d", result);
 		require(!pthread_join(thread, NULL));
+		within += victim.within;
 		subject_end(&subject);
 	}
+	require(within >= DEATHS / 2, "only %u died during a call", within);
 }
 
-static _Noreturn void call_for_ever(const struct subject *subject)
+static _Noreturn void call_for_ever(const struct subject *subject, struct calls *calls)
 {
-	struct livemig_op ops[OPS];
-
 	subject_stop(subject);
-	while (1) {
-		make_ops(ops);
-		run_batch(subject->pidfd, ops, OPS, NULL);
-	}
+	while (1)
+		require(!call(calls, subject));
 }
 
 static void the_caller_dies(void)
 {
 	struct subject subject = subject_start();
-	unsigned int i;
+	unsigned int i, within = 0;
 
 	device();
 	for (i = 0; i < DEATHS; i++) {
 		struct livemig_op op = { .kind = LIVEMIG_UNMAP,
 					 .addr = FREE_PLACE(1),
 					 .length = 64 * PAGE };
+		struct calls *calls = common_calls();
 		pid_t caller = fork();
 
 		if (!caller)
-			call_for_ever(&subject);
-		nap(1000 + i * 53 % 3000);
+			call_for_ever(&subject, calls);
+		await_calls(calls, i * 53 % 3000);
 		kill(caller, SIGKILL);
 		require(waitpid(caller, NULL, 0) == caller);
+		within += within_call(calls);
+		munmap(calls, PAGE);
 		subject_ask(&subject, ORDER_STACK, 0, 0, 0);
 		subject_stop(&subject);
 		require(run_one(&subject, op) == (int64_t)FREE_PLACE(1));
 		subject_continue(&subject);
 	}
+	require(within >= DEATHS / 2, "only %u died during a call", within);
 	subject_end(&subject);
 }
 
