@@ -54,6 +54,30 @@ static void address_space(void)
 	subject_end(&subject);
 }
 
+/* Private memory that can be written to. */
+static void data(void)
+{
+	char *own = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct subject subject = subject_start();
+	struct livemig_op grow = { .kind = LIVEMIG_MOVE,
+				   .addr = (uint64_t)own,
+				   .length = PAGE,
+				   .new_addr = FREE_PLACE(1),
+				   .new_length = 512 * MIB };
+	struct livemig_op only_read = map_op(FREE_PLACE(2), 512 * MIB);
+
+	only_read.prot = PROT_READ;
+	subject_stop(&subject);
+	set_limit(&subject, RLIMIT_DATA, 256 * MIB);
+	require(run_one(&subject, map_op(FREE_PLACE(2), 512 * MIB)) == -ENOMEM);
+	require(run_one(&subject, only_read) == (int64_t)only_read.addr);
+	require(run_one(&subject, map_op(FREE_PLACE(3), MIB)) == (int64_t)FREE_PLACE(3));
+	require(run_one(&subject, grow) == -ENOMEM);
+	grow.new_length = PAGE;
+	require(run_one(&subject, grow) == (int64_t)FREE_PLACE(1));
+	subject_end(&subject);
+}
+
 /* Without the right to lock memory beyond the limit. */
 static void drop_ipc_lock(void)
 {
@@ -159,19 +183,18 @@ static long charged(void)
 	return value;
 }
 
-/* False with cgroup v1: the other guest has v2. */
-static bool start_in_group(struct subject *subject)
+/* With cgroup v2 alone. */
+static void start_in_group(struct subject *subject)
 {
 	char pid[16];
 
 	if (access("/sys/fs/cgroup/cgroup.controllers", F_OK))
-		return false;
+		skip();
 	write_to("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
 	require(!mkdir(GROUP, 0755) || errno == EEXIST);
 	*subject = subject_start();
 	snprintf(pid, sizeof(pid), "%d", subject->pid);
 	write_to(GROUP "/cgroup.procs", pid);
-	return true;
 }
 
 static void end_in_group(struct subject *subject)
@@ -192,8 +215,7 @@ static void memory_cgroup(void)
 	struct subject subject;
 	long before;
 
-	if (!start_in_group(&subject))
-		return;
+	start_in_group(&subject);
 	subject_ask(&subject, ORDER_LOCK, (uint64_t)own, PAGE, 0);
 	subject_stop(&subject);
 	before = charged();
@@ -211,8 +233,7 @@ static void kernel_memory(void)
 	unsigned int i, done;
 	long before;
 
-	if (!start_in_group(&subject))
-		return;
+	start_in_group(&subject);
 	for (i = 0; i < LIVEMIG_MAX_OPS; i++)
 		ops[i] = map_op(FREE_PLACE(1) + 2 * i * PAGE, PAGE);
 	subject_stop(&subject);
@@ -222,8 +243,10 @@ static void kernel_memory(void)
 	end_in_group(&subject);
 }
 
-const struct test limits[] = {
-	{ "address_space", address_space }, { "locked_memory", locked_memory },
-	{ "mapping_count", mapping_count }, { "memory_cgroup", memory_cgroup },
-	{ "kernel_memory", kernel_memory }, { 0 }
-};
+const struct test limits[] = { { "address_space", address_space },
+			       { "data", data },
+			       { "locked_memory", locked_memory },
+			       { "mapping_count", mapping_count },
+			       { "memory_cgroup", memory_cgroup },
+			       { "kernel_memory", kernel_memory },
+			       { 0 } };

@@ -20,6 +20,9 @@
 #include "tests.h"
 
 #define NOBODY 65534
+#ifndef SYS_mseal
+#define SYS_mseal 462
+#endif
 
 static struct livemig_op map_op(uint64_t addr)
 {
@@ -304,6 +307,47 @@ static void files(void)
 	subject_end(&subject);
 }
 
+/* What nobody may change any more, neither from within nor from here. */
+static void sealed(void)
+{
+	char *own =
+	    mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint64_t here = (uint64_t)own, free = FREE_PLACE(1);
+	struct livemig_op unmap = { .kind = LIVEMIG_UNMAP, .addr = here, .length = PAGE };
+	struct livemig_op move = { .kind = LIVEMIG_MOVE,
+				   .addr = here,
+				   .length = PAGE,
+				   .new_addr = FREE_PLACE(2),
+				   .new_length = PAGE };
+	struct livemig_op vdso = { .kind = LIVEMIG_MOVE_VDSO,
+				   .flags = LIVEMIG_REPLACE,
+				   .new_addr = here };
+	struct livemig_op map = map_op(here);
+	struct subject subject;
+
+	require(own != MAP_FAILED);
+	fill(own, 2 * PAGE, 1);
+	if (syscall(SYS_mseal, own, 2 * PAGE, 0)) {
+		require(errno == ENOSYS);
+		skip(); /* before Linux 6.10 */
+	}
+	subject = subject_start();
+	subject_stop(&subject);
+	require(run_one(&subject, unmap) == -EPERM);
+	require(run_one(&subject, move) == -EPERM);
+	require(run_one(&subject, vdso) == -EPERM);
+	map.flags = LIVEMIG_REPLACE;
+	require(run_one(&subject, map) == -EPERM);
+	require(run_one(&subject, map_op(free)) == (int64_t)free);
+	move.flags = LIVEMIG_REPLACE;
+	move.addr = free;
+	move.new_addr = here;
+	require(run_one(&subject, move) == -EPERM);
+	subject_continue(&subject);
+	subject_ask(&subject, ORDER_CHECK, here, 2 * PAGE, 1);
+	subject_end(&subject);
+}
+
 static void below_the_lowest_address(void)
 {
 	int status;
@@ -335,6 +379,7 @@ const struct test refusals[] = {
 	{ "the_first_failure_ends_a_batch", the_first_failure_ends_a_batch },
 	{ "operations", operations },
 	{ "files", files },
+	{ "sealed", sealed },
 	{ "below_the_lowest_address", below_the_lowest_address },
 	{ 0 }
 };

@@ -13,6 +13,9 @@ struct test {
 
 extern const struct test moves[], refusals[], races[], limits[];
 
+/* End a test for which this machine lacks something, after it has looked for it. */
+_Noreturn void skip(void);
+
 /* Random batches, compared with what the memory should look like; ends the process on a difference.
  */
 void fuzz(uint64_t seed, unsigned int batches);
