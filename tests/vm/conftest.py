@@ -17,6 +17,8 @@ COMPLAINT = re.compile(
     r"WARNING:|BUG:|INFO: .*(task|lock)|possible .* detected|suspicious RCU|Oops|KASAN|Call Trace"
     r'|apparmor="DENIED"'
 )
+TAINTS = {7: "D", 9: "W"}
+"""Bits of kernel.tainted: it died, it warned (Documentation/admin-guide/tainted-kernels.rst)."""
 
 
 def kernels() -> tuple[Kernel, Kernel]:
@@ -29,8 +31,7 @@ def kernels() -> tuple[Kernel, Kernel]:
 def machines() -> Iterator[Pair]:
     """Start both machines as they were saved, with the module and the plugin of this tree."""
     with running_pair(kernels()) as pair:
-        for guest in pair:
-            guest.run("dmesg --clear")
+        _require_quiet(pair)
         yield pair
 
 
@@ -43,8 +44,26 @@ def complaints(guest: Guest) -> list[str]:
     ]
 
 
+def damage(guest: Guest) -> list[str]:
+    """Return what shows that a kernel has complained, whatever has become of its words.
+
+    Lockdep says one thing, and then looks at nothing any more.
+    """
+    taint = int(guest.run("cat /proc/sys/kernel/tainted").stdout)
+    found = [f"taint {name}" for bit, name in TAINTS.items() if taint >> bit & 1]
+    lockdep = guest.run("cat /proc/lockdep_stats", check=False).stdout
+    if lockdep and not re.search(r"^ *debug_locks: +1$", lockdep, re.MULTILINE):
+        found.append("lockdep is off")
+    return found
+
+
+def _require_quiet(pair: Pair) -> None:
+    said = {guest.name: [*complaints(guest), *damage(guest)] for guest in pair}
+    assert not any(said.values()), said
+
+
 @pytest.fixture
 def quiet(machines: Pair) -> Iterator[None]:
     """Fail a test after which a kernel has something to complain of."""
     yield
-    assert {guest.name: found for guest in machines if (found := complaints(guest))} == {}
+    _require_quiet(machines)
