@@ -3,6 +3,7 @@
 
 #include <linux/fs.h>
 #include <linux/hugetlb.h>
+#include <linux/magic.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/sched/mm.h>
@@ -224,6 +225,12 @@ static long map(const struct livemig_op *op)
 		       0);
 }
 
+/* is_file_hugepages() takes a symbol that Linux 6.1 does not export. */
+static bool of_hugetlbfs(const struct file *file)
+{
+	return file_inode(file)->i_sb->s_magic == HUGETLBFS_MAGIC;
+}
+
 static long map_file(const struct livemig_step *step)
 {
 	const struct livemig_op *op = &step->op;
@@ -236,6 +243,9 @@ static long map_file(const struct livemig_step *step)
 		return -EINVAL;
 	if (!step->file)
 		return -EBADF;
+	/* It would reserve pages at once, and from the worker's cgroup. */
+	if (of_hugetlbfs(step->file))
+		return -EOPNOTSUPP;
 	return vm_mmap(step->file, op->addr, op->length, op->prot, map_flags(op->flags),
 		       op->offset);
 }

@@ -285,6 +285,7 @@ static void files(void)
 {
 	struct subject subject = subject_start();
 	int sealed = memfd_create("sealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	int huge = memfd_create("huge", MFD_CLOEXEC | MFD_HUGETLB);
 	int reading = open("/bin/sh", O_RDONLY | O_CLOEXEC),
 	    directory = open("/", O_RDONLY | O_CLOEXEC);
 	struct livemig_op op = { .kind = LIVEMIG_MAP_FILE,
@@ -297,6 +298,8 @@ static void files(void)
 	subject_stop(&subject);
 	op.fd = sealed;
 	require(run_one(&subject, op) == -EPERM, "a seal");
+	op.fd = huge;
+	require(huge >= 0 && run_one(&subject, op) == -EOPNOTSUPP, "of hugetlbfs");
 	op.fd = reading;
 	require(run_one(&subject, op) == -EACCES, "a file that is open for reading");
 	op.flags = 0;

@@ -9,12 +9,21 @@
  * all that Yama and security modules say of it), and must be its tracer already: every thread of it
  * is stopped by the calling thread's own ptrace. So the device gives nobody a power that he did not
  * have: a tracer could make the process call mremap(2) itself. Memory that another process shares
- * as a whole (CLONE_VM without CLONE_THREAD) is refused, and so are processes of 32 bits.
+ * as a whole (CLONE_VM without CLONE_THREAD) is refused, and so are processes of 32 bits, and those
+ * that io_uring has workers for, which nobody can trace. A caller of 32 bits gets ENOTTY.
  *
  * IN WHOSE NAME. Operations run with the credentials of the caller, and count against the process:
- * its RLIMIT_AS, RLIMIT_DATA and RLIMIT_MEMLOCK (which CAP_IPC_LOCK of the caller lifts), its
- * memory cgroup. File modes, seals of memfd and sealed mappings (mseal) hold as they do for the
- * process itself.
+ * its RLIMIT_AS, RLIMIT_DATA and RLIMIT_MEMLOCK, its memory cgroup. File modes, seals of memfd and
+ * sealed mappings (mseal) hold as they do for the process itself. So capabilities are the caller's:
+ * CAP_IPC_LOCK lifts RLIMIT_MEMLOCK, CAP_SYS_RAWIO lets it map below vm.mmap_min_addr, and
+ * CAP_SYS_ADMIN takes what vm.admin_reserve_kbytes keeps of memory.
+ *
+ * WHAT IS NOT THE PROCESS'S. A thread of the kernel does the work, and what else the kernel asks of
+ * who maps is that thread's. NUMA policy and cpuset: of pages that are there at once (locked memory
+ * that grows). Personality: READ_IMPLIES_EXEC of the process adds nothing. Protection keys: memory
+ * of PROT_EXEC alone gets the process's key for such memory, but nothing sets the process's PKRU,
+ * by which it can or cannot be read (not by default). The cgroup that pays for pages of hugetlbfs:
+ * so its files are refused; mappings of them that are there already can be moved and unmapped.
  *
  * WHAT HAPPENS. Operations are carried out in order until the first one that fails, or until the
  * caller has got a fatal signal, which ends what an operation waits for, too; none is undone. The
@@ -42,14 +51,22 @@ enum livemig_kind {
 	 * shrinks it where the lengths differ. The pages go along, whatever they are. Within one
 	 * mapping only (EFAULT). EINVAL: the two overlap (new_addr may be addr, without flags, to
 	 * grow or shrink in place); pages of hugetlbfs that are not whole; the vDSO and its data,
-	 * which move by LIVEMIG_MOVE_VDSO.
+	 * which move by LIVEMIG_MOVE_VDSO. The tail that shrinking gives up goes first: where the
+	 * rest cannot be moved then, it is gone, and the rest is where it was.
 	 */
 	LIVEMIG_MOVE = 1,
-	/* Move the vDSO with its data, in their order, so that the first begins at new_addr. */
+	/*
+	 * Move the vDSO with its data, in their order, so that the first begins at new_addr. Where
+	 * that fails, they are where they were. ENOENT: the process has none. EOPNOTSUPP: it has it
+	 * in more than 8 mappings.
+	 */
 	LIVEMIG_MOVE_VDSO = 2,
 	/* Map private anonymous memory at [addr, addr + length). */
 	LIVEMIG_MAP = 3,
-	/* The same with the file behind fd, a descriptor of the caller's, from offset on. */
+	/*
+	 * The same with the file behind fd, a descriptor of the caller's, from offset on. EBADF: fd
+	 * is none. EOPNOTSUPP: a file of hugetlbfs.
+	 */
 	LIVEMIG_MAP_FILE = 4,
 	/* munmap(2) of [addr, addr + length); what is not mapped there is no error. */
 	LIVEMIG_UNMAP = 5,
@@ -107,9 +124,11 @@ struct livemig_info {
  *   EBADF   pidfd is none
  *   ESRCH   the process, or its first thread, has ended
  *   EACCES  the caller may not attach to the process
- *   EPERM   the caller is not the tracer of all of its threads, or one of them runs
+ *   EPERM   the caller is not the tracer of all of its threads, or one of them runs, or is a
+ *           worker of io_uring
  *   EBUSY   another process has the same memory
  *   EOPNOTSUPP  a process of 32 bits
+ *   EAGAIN  no thread for the batch: there are too many
  *   ENOMEM  no memory for the batch
  *   EINTR   the caller was killed
  * Fields of an operation that should be zero are found when its turn comes (EINVAL in its result).
