@@ -29,7 +29,7 @@ from livemig.relocation import relocate
 from livemig.rounds import LayoutUpdate, RoundEnd
 from livemig.stdin import feed, inode, make_room
 from livemig.system import handles
-from livemig.system.memory import PAGE_SIZE, USER_END
+from livemig.system.memory import PAGE_SIZE, USER_END, user_start
 
 FEED_LIMIT = 10.0
 READ_LIMIT = 1 << 20
@@ -244,4 +244,6 @@ def _check_order(mappings: Sequence[Mapping]) -> None:
             raise ProtocolError(f"the layout overlaps itself at {mapping.start:#x}")
         if mapping.start % PAGE_SIZE or mapping.end % PAGE_SIZE or mapping.end > USER_END:
             raise ProtocolError(f"the layout has no mapping of pages at {mapping.start:#x}")
+        if mapping.start < user_start():  # a NULL pointer of its kernel finds it
+            raise ProtocolError(f"the layout is below vm.mmap_min_addr at {mapping.start:#x}")
         end = mapping.end

@@ -39,6 +39,7 @@ TABLE = (
             Refusal("shared memory", "shared memory"),
             Refusal("memfd", "a file that was deleted while open"),
             Refusal("hugetlb pages", "huge pages (MAP_HUGETLB)"),
+            Refusal("memory below vm.mmap_min_addr", "memory below vm.mmap_min_addr"),
             Refusal("mapped files that were deleted", "a mapped file that was deleted"),
             Refusal("mapped devices", "a mapped device"),
             Refusal("breakpoints of others", " has set (uprobe, debugger), cannot be carried"),

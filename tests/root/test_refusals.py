@@ -37,6 +37,7 @@ OBJECTS = {
     "temporary-file": f"descriptor 3 is {DELETED}",
     "mapped-device": "a mapped device at 0x.*/dev/zero",
     "huge": "MAP_HUGETLB",
+    "low": "memory below vm.mmap_min_addr at 0x0-",
     "keyed": "memory with protection key 1 at 0x",
     "keyed-code": "memory with protection key 2 at 0x",
     "thread": r"\(refused\) has 2 threads",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from livemig.errors import ProtocolError
+from livemig.incoming import _check_order
 from livemig.layout import Change, difference, free_hole
 from livemig.model import Kind, Mapping
+from livemig.system.memory import user_start
 
 PAGE = 4096
 Backing = tuple[object, ...]
@@ -135,3 +139,10 @@ def test_a_free_hole_is_the_first_one(places: list[tuple[int, int]], size: int) 
 
     found = free_hole(taken, size, 7)
     assert found == next(address for address in range(7, 200) if fits(address))
+
+
+def test_an_order_for_the_lowest_pages_is_refused() -> None:
+    lowest = user_start()
+    _check_order([Mapping(lowest, lowest + PAGE, 3, Kind.ANONYMOUS)])
+    with pytest.raises(ProtocolError, match=r"below vm\.mmap_min_addr at 0x"):
+        _check_order([Mapping(lowest - PAGE, lowest, 3, Kind.ANONYMOUS)])

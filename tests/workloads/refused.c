@@ -122,6 +122,14 @@ static int huge(void)
 	return map(MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1);
 }
 
+/* Where the kernel takes a pointer that was never set to point: root may. */
+static int low(void)
+{
+	void *place = mmap(NULL, SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+
+	return place == MAP_FAILED ? -1 : 0;
+}
+
 static int key(void)
 {
 	return syscall(SYS_pkey_alloc, 0, 0);
@@ -348,6 +356,7 @@ static const struct {
 	{ "temporary-file", temporary_file },
 	{ "mapped-device", mapped_device },
 	{ "huge", huge },
+	{ "low", low },
 	{ "keyed", keyed },
 	{ "keyed-code", keyed_code },
 	{ "thread", thread },

@@ -12,7 +12,7 @@ from livemig.errors import NotCarried, ProcessGone
 from livemig.extract.properties import Properties, refuse_area
 from livemig.model import Kind, Layout, MappedFile, Mapping
 from livemig.system import procfs
-from livemig.system.memory import Memory
+from livemig.system.memory import Memory, user_start
 from livemig.system.procfs import Area
 
 _KINDS = {
@@ -83,6 +83,8 @@ def _mapping(pid: int, area: Area) -> Mapping:
     """Return what an area is; the same object where it is as it was, so that few are compared."""
     if area.shared:
         raise _refused(pid, area, "shared memory")
+    if area.start < user_start():
+        raise _refused(pid, area, "memory below vm.mmap_min_addr")
     if (kind := _KINDS.get(area.name)) is not None:
         return Mapping(area.start, area.end, area.prot, kind)
     if area.name.startswith(_PROBED):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +27,12 @@ for _function in (libc.process_vm_readv, libc.process_vm_writev):
         ctypes.c_ulong,
         ctypes.c_ulong,
     ]
+
+
+@functools.cache
+def user_start() -> int:
+    """Return the lowest address that a process may map without CAP_SYS_RAWIO (proc(5))."""
+    return int(Path("/proc/sys/vm/mmap_min_addr").read_text())
 
 
 def _vectors(ranges: Sequence[tuple[int, int]]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
