@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import struct
 from contextlib import suppress
 
@@ -70,7 +69,7 @@ def refuse_process(pid: int, *, mappings: bool = True, tracer: int = 0) -> None:
             hint="start its program without Linear Address Masking",
         )
     _refuse_ended_children(pid)
-    if resource.prlimit(pid, resource.RLIMIT_CPU)[0] != resource.RLIM_INFINITY:
+    if procfs.cpu_time_is_limited(pid):
         raise NotCarried(
             f"process {pid} has a limit of its CPU time (RLIMIT_CPU), and what it used of it "
             "cannot be carried",

@@ -158,6 +158,15 @@ def threads(pid: int) -> list[int]:
     return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
 
 
+def cpu_time_is_limited(pid: int) -> bool:
+    """Tell whether a process has a (soft) limit of its CPU time, RLIMIT_CPU.
+
+    By /proc/PID/limits: prlimit(2) wants more than the permission to look at it.
+    """
+    (line,) = (each for each in read_text(f"/proc/{pid}/limits").splitlines() if "cpu time" in each)
+    return line.split()[3] != "unlimited"
+
+
 def children(pid: int) -> list[int]:
     """Return the children of a process's first thread, those that it has not waited for included.
 
