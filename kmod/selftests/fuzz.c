@@ -60,7 +60,7 @@ static uint64_t address(struct arena *arena)
 
 static uint64_t odd_value(struct arena *arena)
 {
-	static const uint64_t odd[] = { 0, 1, PAGE - 1, ~0UL, ~0UL << 12, 1UL << 47, 1UL << 63 };
+	static const uint64_t odd[] = { 0, 1, PAGE - 1, ~0UL, ~0UL << 12, 1UL << 56, 1UL << 63 };
 
 	return odd[below(arena, sizeof(odd) / sizeof(*odd))];
 }

@@ -203,9 +203,19 @@ static void expect(const struct subject *subject, const struct refusal *refusals
 	}
 }
 
+/* Memory that it can be moved to: what the kernel chooses may be just below it. */
+static void *away_from_the_vdso(size_t length, int prot)
+{
+	void *place = mmap((void *)FREE_PLACE(3), length, prot,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+
+	require(place != MAP_FAILED);
+	return place;
+}
+
 static void operations(void)
 {
-	char *own = mmap(NULL, 4 * PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *own = away_from_the_vdso(4 * PAGE, PROT_READ);
 	struct subject subject = subject_start();
 	uint64_t here = (uint64_t)own, free = FREE_PLACE(1), vdso = getauxval(AT_SYSINFO_EHDR);
 	const struct refusal refusals[] = {
@@ -313,8 +323,7 @@ static void files(void)
 /* What nobody may change any more, neither from within nor from here. */
 static void sealed(void)
 {
-	char *own =
-	    mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *own = away_from_the_vdso(2 * PAGE, PROT_READ | PROT_WRITE);
 	uint64_t here = (uint64_t)own, free = FREE_PLACE(1);
 	struct livemig_op unmap = { .kind = LIVEMIG_UNMAP, .addr = here, .length = PAGE };
 	struct livemig_op move = { .kind = LIVEMIG_MOVE,
@@ -328,7 +337,6 @@ static void sealed(void)
 	struct livemig_op map = map_op(here);
 	struct subject subject;
 
-	require(own != MAP_FAILED);
 	fill(own, 2 * PAGE, 1);
 	if (syscall(SYS_mseal, own, 2 * PAGE, 0)) {
 		require(errno == ENOSYS);
