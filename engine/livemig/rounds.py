@@ -31,6 +31,7 @@ from livemig.vdso import MAX_IMAGE
 from livemig.wire import to_wire
 
 Send = Callable[[FrameType, Any, Any], None]
+_SPANS = 1 << 18  # in one ROUND_END, each of them three items of MAX_ITEMS
 _LOOKS = 100
 _CALM_LOOKS = 5
 _Identity = tuple[int, int, int, int, int]
@@ -62,11 +63,15 @@ class LayoutUpdate:
 
 @dataclass(frozen=True)
 class RoundEnd:
-    """The body of a ROUND_END frame: its number, and the pages that the target must give up."""
+    """The body of a ROUND_END frame: its number, and the pages that the target must give up.
+
+    ``more``: another one follows with more of them, before the round is answered.
+    """
 
     number: int
     pid: int
     dropped: tuple[Span, ...] = ()
+    more: bool = False
 
 
 class MemorySource:
@@ -142,12 +147,17 @@ class MemorySource:
             gone += self._tracker.misread([], last=True)
         gone = merged(gone)
         self._ledger = subtract(merged([*self._ledger, *spans]), gone)
-        end = RoundEnd(self.number, self._container_pid, tuple(gone))
-        send(FrameType.ROUND_END, to_wire(end), b"")
+        self._send_end(send, gone)
         counts = packer.counts
         millis = (time.monotonic() - started) * 1000
         kinds = (counts.zero, counts.delta, counts.whole)
         return RoundStat(self.number, counts.pages, *kinds, counts.payload, millis)
+
+    def _send_end(self, send: Send, gone: list[Span]) -> None:
+        for begin in range(0, max(len(gone), 1), _SPANS):
+            part, more = gone[begin : begin + _SPANS], begin + _SPANS < len(gone)
+            end = RoundEnd(self.number, self._container_pid, tuple(part), more)
+            send(FrameType.ROUND_END, to_wire(end), b"")
 
     def _send_layout(self, send: Send, frozen: bool) -> None:
         layout, files = self._read_layout(frozen)

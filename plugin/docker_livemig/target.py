@@ -217,8 +217,10 @@ class Arrival:
         self._arriving().write(from_wire(Batch, frame.body), frame.payload)
 
     def _round_end(self, frame: Frame) -> None:
-        self._arriving().end_round(from_wire(RoundEnd, frame.body))
-        self._link.send(FrameType.ROUND_DONE)
+        end = from_wire(RoundEnd, frame.body)
+        self._arriving().end_round(end)
+        if not end.more:
+            self._link.send(FrameType.ROUND_DONE)
 
     def _state(self, frame: Frame) -> Standing:
         reach(TargetPhase.REBUILD)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from livemig import rounds
 from livemig.errors import InternalError
 from livemig.freezer import Freezer
 from livemig.rounds import RoundEnd
@@ -65,6 +66,34 @@ def test_memory_that_was_given_up_is_told_in_one_piece(commanded: Mapper, move: 
     moving.incoming.end_round = lambda end: told.append(end) or end_round(end)  # type: ignore[method-assign, func-returns-value]
     moving.round()
     assert told[0].dropped == ((ARENA, ARENA + 500 * PAGE),)
+
+
+@pytest.mark.parametrize("spans", [1, 7, 250, 1000])
+def test_memory_in_pieces_is_given_up_in_several_frames(
+    commanded: Mapper, move: Mover, monkeypatch: pytest.MonkeyPatch, spans: int
+) -> None:
+    """Every other page: of some GiB their number has no room in one frame."""
+    monkeypatch.setattr(rounds, "_SPANS", spans)
+    commanded.map(ARENA, 500)
+    commanded.command(FILL, 1, ARENA, 500 * PAGE)
+    commanded.answers()
+    moving = move(commanded.app)
+    moving.round()
+    for page in range(0, 500, 2):
+        commanded.command(CALL, NR_MADVISE, ARENA + page * PAGE, PAGE, ADVICE["dontneed"])
+    assert commanded.answers() == [0] * 250
+    told: list[RoundEnd] = []
+    end_round = moving.incoming.end_round
+    moving.incoming.end_round = lambda end: told.append(end) or end_round(end)  # type: ignore[method-assign, func-returns-value]
+    moving.round()
+    assert [len(end.dropped) for end in told] == pieces(250, spans)
+    assert [end.more for end in told] == [True] * (len(told) - 1) + [False]
+    kept = [moving.incoming.read(ARENA + page * PAGE, PAGE) for page in range(500)]
+    assert [any(each) for each in kept] == [False, True] * 250
+
+
+def pieces(number: int, most: int) -> list[int]:
+    return [most] * (number // most) + [number % most] * (number % most > 0)
 
 
 def test_a_freeze_that_takes_too_long_leaves_the_source_running(
