@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from livemig import outgoing
 from livemig.errors import KernelLacks, NotCarried, TransferError
 from livemig.extract import read_layout
 from livemig.model import TRACKERS, Mapping, TrackerChoice
@@ -246,8 +247,9 @@ def test_a_program_that_is_executed_is_followed(
 
 
 def test_a_process_that_executes_without_end_is_told(
-    mapper: Mapper, move: Mover, tracker: TrackerChoice
+    mapper: Mapper, move: Mover, tracker: TrackerChoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(outgoing, "_EXECUTIONS", 4)
     moving = move(mapper.app, tracker=tracker)
     moving.round()
 

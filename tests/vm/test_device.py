@@ -37,7 +37,7 @@ ROOT_LIMIT = 5400.0
 FUZZ_LIMIT = 1800.0
 SEED = int(os.environ.get("LIVEMIG_SEED", "1"))
 BATCHES = int(os.environ.get("LIVEMIG_BATCHES", "100000"))
-FEW = 3000
+FEW = 1000
 
 
 @pytest.fixture(scope="module")
