@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from docker_livemig import hosts, progress
@@ -83,12 +84,8 @@ def main(argv: Sequence[str]) -> int:
         debug = given.debug
         if given.config:
             os.environ["DOCKER_CONFIG"] = given.config
-        if words and words[0] in _QUESTIONS:
-            return _ask(words[0], words[1:], given)
-        if words and words[0] == "setup":
-            return _setup(words[1:], given)
         if words and words[0] in _COMMANDS:
-            return _COMMANDS[words[0]](words[1:])
+            return _COMMANDS[words[0]](words[1:], given)
         options = move_parser().parse_args(words)
         debug = debug or options.debug
         display = progress.make("quiet" if options.quiet else options.progress, sys.stderr)
@@ -311,7 +308,7 @@ def _number(least: int, most: int) -> Callable[[str], int]:
     return number
 
 
-def _peer(words: list[str]) -> int:
+def _peer(words: list[str], _given: Globals) -> int:
     from docker_livemig import peer  # noqa: PLC0415  what only a peer needs
 
     parser = _Parser(prog=f"docker {_PLUGIN} peer", allow_abbrev=False)
@@ -354,7 +351,7 @@ def _setup(words: list[str], given: Globals) -> int:
     return SUCCESS
 
 
-def _version(words: list[str]) -> int:
+def _version(words: list[str], _given: Globals) -> int:
     _Parser(prog=f"docker {_PLUGIN} version", allow_abbrev=False).parse_args(words)
     sys.stdout.write(f"docker-livemig {VERSION}, protocol {PROTOCOL}\n")
     return SUCCESS
@@ -385,7 +382,9 @@ def _ask(command: str, words: list[str], given: Globals) -> int:
     return code
 
 
-_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+_COMMANDS: dict[str, Callable[[list[str], Globals], int]] = {
     "peer": _peer,
+    "setup": _setup,
     "version": _version,
+    **{command: partial(_ask, command) for command in _QUESTIONS},
 }

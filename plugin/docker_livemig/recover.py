@@ -232,9 +232,10 @@ def dial(journal: Journal, request: Recover) -> far.FarPeer:
     details = journal.details()
     failure: HostError = HostUnreachable("no way to it is known", hint="name one by --other")
     answered: HostError | None = None
-    for place in (place for place in [request.other, *_places(details)] if place):
+    places, user = _ways(details)
+    for place in dict.fromkeys(filter(None, [request.other, *places])):
         try:
-            return _connect(place, details, request)
+            return _connect(place, request, user, str(details.get("machine", "")))
         except NO_CONNECTION as error:
             failure = error
         except HostError as error:
@@ -242,24 +243,23 @@ def dial(journal: Journal, request: Recover) -> far.FarPeer:
     raise answered or failure
 
 
-def _places(details: dict[str, Any]) -> tuple[str, str]:
-    """Return how the other host was reached, then what it is called."""
+def _ways(details: dict[str, Any]) -> tuple[tuple[str, str], str]:
+    """Return how the other host was reached and what it is called, and whom ssh ran as."""
     if "request" in details:
         move = from_wire(MoveRequest, details["request"])
-        return move.destination, move.host
-    return str(details.get("address", "")), str(details.get("source", ""))
+        return (move.destination, move.host), move.run_ssh_as
+    return (str(details.get("address", "")), str(details.get("source", ""))), ""
 
 
-def _connect(place: str, details: dict[str, Any], request: Recover) -> far.FarPeer:
-    """Connect; HostUnreachable where another machine has taken the place of the move's."""
-    user = from_wire(MoveRequest, details["request"]).run_ssh_as if "request" in details else ""
+def _connect(place: str, request: Recover, user: str, known: str) -> far.FarPeer:
+    """Connect; HostUnreachable where that is another machine than the ``known`` one."""
     peer = far.connect_ssh(
         hosts.resolve(place),
         role="peer",
         user=request.run_ssh_as or user,
         agent=request.ssh_agent,
     )
-    known, found = details.get("machine", ""), peer.hello.machine
+    found = peer.hello.machine
     if known and found and known != found:
         peer.close()
         raise HostUnreachable(
