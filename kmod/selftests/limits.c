@@ -27,6 +27,16 @@ static struct livemig_op map_op(uint64_t addr, uint64_t length)
 	};
 }
 
+/* A page that moves to a free place and grows there. */
+static struct livemig_op growing(const char *page, uint64_t length)
+{
+	return (struct livemig_op){ .kind = LIVEMIG_MOVE,
+				    .addr = (uint64_t)page,
+				    .length = PAGE,
+				    .new_addr = FREE_PLACE(1),
+				    .new_length = length };
+}
+
 static void set_limit(const struct subject *subject, int which, rlim_t value)
 {
 	const struct rlimit limit = { value, value };
@@ -38,11 +48,7 @@ static void address_space(void)
 {
 	char *own = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct subject subject = subject_start();
-	struct livemig_op grow = { .kind = LIVEMIG_MOVE,
-				   .addr = (uint64_t)own,
-				   .length = PAGE,
-				   .new_addr = FREE_PLACE(1),
-				   .new_length = 512 * MIB };
+	struct livemig_op grow = growing(own, 512 * MIB);
 
 	subject_stop(&subject);
 	set_limit(&subject, RLIMIT_AS, 256 * MIB);
@@ -59,11 +65,7 @@ static void data(void)
 {
 	char *own = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct subject subject = subject_start();
-	struct livemig_op grow = { .kind = LIVEMIG_MOVE,
-				   .addr = (uint64_t)own,
-				   .length = PAGE,
-				   .new_addr = FREE_PLACE(1),
-				   .new_length = 512 * MIB };
+	struct livemig_op grow = growing(own, 512 * MIB);
 	struct livemig_op only_read = map_op(FREE_PLACE(2), 512 * MIB);
 
 	only_read.prot = PROT_READ;
@@ -97,11 +99,7 @@ static void locked_memory(void)
 
 	subject = subject_start();
 	subject_ask(&subject, ORDER_LOCK, (uint64_t)own, PAGE, 0);
-	grow = (struct livemig_op){ .kind = LIVEMIG_MOVE,
-				    .addr = (uint64_t)own,
-				    .length = PAGE,
-				    .new_addr = FREE_PLACE(1),
-				    .new_length = 4 * MIB }; /* less than our own limit */
+	grow = growing(own, 4 * MIB); /* less than our own limit */
 	set_limit(&subject, RLIMIT_MEMLOCK, MIB);
 	drop_ipc_lock();
 	subject_stop(&subject);

@@ -121,51 +121,47 @@ def gone(host: Host, *words: str) -> None:
     assert not alive
 
 
-def test_a_peer_that_dies_after_the_commit_has_its_move_completed(
-    hosts: Pair, recorder_image: str, nothing_left: NothingLeft
-) -> None:
-    """By another one, which the same command starts: the container runs there, so it was done."""
+@pytest.fixture
+def going(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterator[Pair]:
+    """Both hosts, with a container in the first that is to arrive."""
     set_up(hosts)
     nothing_left.ignore("images")
-    source, target = hosts
-    source.run(["docker", "run", "-d", "-i", "--name", "going", recorder_image])
-    stop = Stop(hosts, "source >committed")
+    hosts[0].run(["docker", "run", "-d", "-i", "--name", "going", recorder_image])
+    yield hosts
+    for host in hosts:
+        host.run(["docker", "rm", "-f", "going"], check=False)
+
+
+def arrives(typist: Typist, command: Command, target: Host) -> None:
+    """See that the move is done to its end, and that nothing was lost."""
+    code, said = command.end()
+    assert code == 0, said
+    typist.wait_for(20)
+    typist.verify()
+    assert typist.host is target
+
+
+def test_a_peer_that_dies_after_the_commit_has_its_move_completed(going: Pair) -> None:
+    """By another one, which the same command starts: the container runs there, so it was done."""
+    stop = Stop(going, "source >committed")
     try:
         with (
-            stoppable(hosts),
-            Typist(hosts, "going") as typist,
-            Command(source, "going", "lmb") as command,
+            stoppable(going),
+            Typist(going, "going") as typist,
+            Command(going[0], "going", "lmb") as command,
         ):
             typist.wait_for(20)
             stop.await_stop()
-            Scene(hosts, command).kill_peer(0)
-            code, said = command.end()
-            assert code == 0, said
-            typist.wait_for(20)
-            typist.verify()
-            assert typist.host is target
+            Scene(going, command).kill_peer(0)
+            arrives(typist, command, going[1])
     finally:
         stop.close()
-        for host in hosts:
-            host.run(["docker", "rm", "-f", "going"], check=False)
 
 
-def test_ctrl_c_is_too_late(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> None:
+def test_ctrl_c_is_too_late(going: Pair) -> None:
     """After the point of no return the move is completed."""
-    set_up(hosts)
-    nothing_left.ignore("images")
-    source, target = hosts
-    source.run(["docker", "run", "-d", "-i", "--name", "going", recorder_image])
-    try:
-        with Typist(hosts, "going") as typist, Command(source, "going", "lmb") as command:
-            typist.wait_for(20)
-            command.wait_for("finish")
-            command.interrupt()
-            code, said = command.end()
-            assert code == 0, said
-            typist.wait_for(20)
-            typist.verify()
-            assert typist.host is target
-    finally:
-        for host in hosts:
-            host.run(["docker", "rm", "-f", "going"], check=False)
+    with Typist(going, "going") as typist, Command(going[0], "going", "lmb") as command:
+        typist.wait_for(20)
+        command.wait_for("finish")
+        command.interrupt()
+        arrives(typist, command, going[1])
