@@ -65,9 +65,13 @@ demo: build ## Move a running container between two hosts while somebody types i
 	@$(PY) -m tests.demo
 
 # Where the tests of guests are asked for (LIVEMIG_REQUIRE), so is what they start from.
+GUESTS = $(if $(findstring vm,$(LIVEMIG_REQUIRE)),vm-prepare)
+CHOSEN = $(filter-out tests,$(TESTS))
+RUN_TESTS = $(if $(CHOSEN),$(PYTEST) $(CHOSEN),$(PY) -m tests.run -v)
+
 .PHONY: test
-test: build $(if $(findstring vm,$(LIVEMIG_REQUIRE)),vm-prepare) ## Run every test that this machine can run, but the long ones
-	@$(if $(filter-out tests,$(TESTS)),$(PYTEST),$(PY) -m tests.run -v) -m 'not long' $(filter-out tests,$(TESTS))
+test: build $(GUESTS) ## Run every test that this machine can run, but the long ones
+	@$(RUN_TESTS) -m 'not long'
 
 .PHONY: vm-deps
 vm-deps: build ## Install what guests need: QEMU, debootstrap
@@ -92,8 +96,8 @@ vm-debian-down: $(VENV)/.stamp ## End it and forget its disk
 	@$(PY) -m tests.vm down
 
 .PHONY: test-long
-test-long: build ## Run the long ones too
-	@$(PYTEST) $(TESTS)
+test-long: build $(GUESTS) ## Run the long ones too (hours)
+	@$(RUN_TESTS)
 
 .PHONY: lint
 lint: deps ## Style, types, dependencies between packages

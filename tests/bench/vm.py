@@ -18,7 +18,7 @@ from tests.bench.report import Bar
 from tests.vm import Guest, clone
 from tests.vm.debian import CLONE
 from tests.vm.kernels import Kernel
-from tests.vm.machines import Pair, running_pair
+from tests.vm.machines import Pair, random_addresses, running_pair
 
 KERNEL = "6.1"
 SIZES = (64, 256)
@@ -88,7 +88,7 @@ def main() -> int:
     """Measure everything, print it, and return the exit code."""
     rounds = int(os.environ.get("BENCH_MOVES", "3"))
     kernel = Kernel.named(os.environ.get("LIVEMIG_KERNELS", KERNEL))
-    with running_pair((kernel, kernel)) as pair:
+    with running_pair((kernel, kernel)) as pair, random_addresses(*pair):
         version, _ = (criu.install(guest) for guest in pair)
         layout = layouts(pair)
         found = {size: gaps(pair, size, rounds) for size in SIZES}

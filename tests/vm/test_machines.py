@@ -17,7 +17,7 @@ from tests.typist import Typist
 
 from . import Guest
 from .conftest import kernels
-from .machines import Machine, Pair, booted_as
+from .machines import Machine, Pair, booted_as, random_addresses
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("quiet"), pytest.mark.timeout(900)]
 
@@ -34,7 +34,8 @@ def recorder(machines: Pair) -> Iterator[Typist]:
     """Run it in vm1, and type into it from this machine."""
     a, _ = machines
     try:
-        a.run(["docker", "run", "-d", "-i", "--name", NAME, RECORDER], timeout=LIMIT)
+        with random_addresses(a):
+            a.run(["docker", "run", "-d", "-i", "--name", NAME, RECORDER], timeout=LIMIT)
         with Typist(machines, NAME, every=TYPING, limit=LIMIT) as typist:
             typist.wait_for(20, LIMIT)
             yield typist
@@ -117,7 +118,8 @@ def test_clocks_go_on_where_the_vdso_is_another(machines: Pair) -> None:
     place = "/root/clocks"
     machines[0].write(place, clocks.program().read_bytes(), 0o755)
     try:
-        clocks.create(machines[0].run, CLOCKS, RECORDER, place)
+        with random_addresses(machines[0]):
+            clocks.create(machines[0].run, CLOCKS, RECORDER, place)
         found = clocks.await_calls(machines[0].run, CLOCKS, 0, LIMIT)
         for hop in range(HOPS):
             source, target = machines[hop % 2], machines[1 - hop % 2]
