@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
@@ -58,7 +59,14 @@ def pytest_configure(config: pytest.Config) -> None:
     """Name the marker that `make test` leaves to `make test-long`, and let children be interrupted.
 
     A shell that starts this in the background has SIGINT ignored, and so would have every child.
+    How long an example may take, hypothesis is not to say: a test has a limit of its own, and a
+    machine that is emulated needs longer than hypothesis allows.
     """
+    unhurried = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile(
+        "unhurried", deadline=None, suppress_health_check=unhurried
+    )
+    hypothesis.settings.load_profile("unhurried")
     config.addinivalue_line("markers", "long: takes minutes (make test-long)")
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

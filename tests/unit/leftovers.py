@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import pace
+
 
 def _descriptors() -> dict[str, str]:
     found = {}
@@ -43,7 +45,7 @@ def nothing_left() -> Iterator[None]:
     """Compare threads, descriptors and children after the test with those before it."""
     fds, children, threads = _descriptors(), _children(), _threads()
     yield
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + pace.limit(2)
     while _threads() - threads and time.monotonic() < deadline:
         (_threads() - threads).pop().join(0.1)
     assert not _threads() - threads, "threads left behind"

@@ -271,7 +271,7 @@ def test_tables_are_not_written_over(tmp_path: Path) -> None:
 WORDS = st.sampled_from((0, 1, 0x7F, 0xFF, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(
     st.lists(st.tuples(st.integers(0, 0x780), st.integers(0, 255)), max_size=6),
     st.lists(st.tuples(st.integers(0, 0x780 // 8), WORDS), max_size=3),
@@ -293,7 +293,7 @@ def test_a_broken_image_is_an_error_with_a_code(
     assert vdso.copy_size(copy) == len(image)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary(min_size=PAGE_SIZE - 64, max_size=PAGE_SIZE - 64))
 def test_garbage_is_an_error_with_a_code(data: bytes) -> None:
     with pytest.raises(ProtocolError):
