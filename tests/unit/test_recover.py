@@ -25,8 +25,10 @@ from livemig.errors import (
     HostError,
     HostUnreachable,
     InDoubt,
+    LivemigError,
     NoDocker,
     NoPlugin,
+    NoSuchMove,
     UsageError,
     VersionMismatch,
 )
@@ -175,14 +177,116 @@ def test_another_machine_of_that_name_is_not_asked(monkeypatch: pytest.MonkeyPat
     assert journal.state == TargetState.READY
 
 
-@pytest.mark.parametrize("known", [HERE, ""])
+@pytest.mark.parametrize(("known", "found"), [(HERE, HERE), ("", HERE), (HERE, "")])
 def test_the_address_that_a_move_came_from_is_asked_before_a_name(
-    monkeypatch: pytest.MonkeyPatch, known: str
+    monkeypatch: pytest.MonkeyPatch, known: str, found: str
 ) -> None:
     journal = arrive("m1", TargetState.READY, machine=known)
-    asked = answering(monkeypatch, {"10.0.0.7": hello(HERE), "there": AWAY})
+    asked = answering(monkeypatch, {"10.0.0.7": hello(found), "there": AWAY})
     dial(journal, Recover("m1")).close()
     assert asked == ["10.0.0.7"]
+
+
+ALIVE, DEAD = Copy("paused", 1, frozen=True), Copy("exited")
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have no way lead to the other host; return the list of what is done with the copy here."""
+    done: list[str] = []
+
+    def note(what: str) -> None:
+        monkeypatch.setattr(f"docker_livemig.copies.{what}", lambda *_: done.append(what))
+
+    for what in ("let_run", "end", "discard"):
+        note(what)
+
+    def dial(*_: Any) -> Any:
+        raise AWAY
+
+    monkeypatch.setattr(recovering, "dial", dial)
+    return done
+
+
+def ended(journal: Journal, force: Any) -> str | type[LivemigError]:
+    """Return how a move ended, or the error that says why it did not."""
+    client = Client()
+    try:
+        recover(Recover(journal.move_id, force), cast("Any", client))
+    except LivemigError as error:
+        return type(error)
+    (outcome,) = client.outcomes
+    return outcome.result
+
+
+@pytest.mark.parametrize(
+    ("state", "copy", "force", "result", "after", "acts"),
+    [
+        ("committed", ALIVE, "", InDoubt, "committed", []),
+        ("committed", ALIVE, "commit", "runs-there", "committed", ["end"]),
+        ("committed", ALIVE, "abort", "runs-here", "returned", ["let_run"]),
+        ("freezing", DEAD, "", InDoubt, "freezing", []),
+        ("freezing", DEAD, "commit", "runs-there", "committed", ["end"]),
+        ("freezing", DEAD, "abort", "runs-here", "returned", ["let_run"]),
+        # It was not handed over, and so it runs, whatever the operator takes it for.
+        ("freezing", ALIVE, "", "runs-here", "returned", ["let_run"]),
+        ("freezing", ALIVE, "abort", "runs-here", "returned", ["let_run"]),
+        ("freezing", ALIVE, "commit", Contradicted, "returned", ["let_run"]),
+        ("returned", ALIVE, "commit", Contradicted, "returned", ["let_run"]),
+    ],
+)
+def test_a_source_that_can_ask_nobody_goes_by_its_journal_and_then_by_the_operator(
+    monkeypatch: pytest.MonkeyPatch,
+    alone: list[str],
+    state: str,
+    copy: Copy,
+    force: str,
+    result: str | type[LivemigError],
+    after: str,
+    acts: list[str],
+) -> None:
+    monkeypatch.setattr("docker_livemig.copies.look", lambda *_: copy)
+    journal = begin("m1", SourceState(state))
+    assert (ended(journal, force), journal.state, alone) == (result, after, acts)
+
+
+@pytest.mark.parametrize(
+    ("state", "force", "result", "after", "acts"),
+    [
+        ("ready", "", InDoubt, "ready", []),
+        ("ready", "abort", "ended", "lost", ["discard"]),
+        ("lost", "", "ended", "lost", ["discard"]),
+        ("lost", "abort", "ended", "lost", ["discard"]),
+        ("lost", "commit", Contradicted, "lost", ["discard"]),
+        ("running", "", "runs-here", "running", []),
+        ("running", "commit", "runs-here", "", []),
+        ("running", "abort", Contradicted, "running", []),
+    ],
+)
+def test_a_target_that_can_ask_nobody_goes_by_its_journal_and_then_by_the_operator(
+    monkeypatch: pytest.MonkeyPatch,
+    alone: list[str],
+    state: str,
+    force: str,
+    result: str | type[LivemigError],
+    after: str,
+    acts: list[str],
+) -> None:
+    monkeypatch.setattr("docker_livemig.copies.look", lambda *_: ALIVE)
+    journal = arrive("m1", TargetState(state))
+    assert (ended(journal, force), journal.state, alone) == (result, after, acts)
+
+
+@pytest.mark.parametrize(("cut_short", "known"), [("m", "2"), ("m3", "no"), ("m11", "no")])
+def test_an_id_that_is_not_that_of_one_move_ends_none(
+    alone: list[str], cut_short: str, known: str
+) -> None:
+    """The operator has looked at one of them: the other may run where he does not think of it."""
+    journals = [begin(move, SourceState.COMMITTED) for move in ("m1", "m2")]
+    with pytest.raises(NoSuchMove, match=f"knows {known} moves .* '{cut_short}'"):
+        recover(Recover(cut_short, "abort"), cast("Any", Client()))
+    assert {journal.state for journal in journals} == {SourceState.COMMITTED}
+    assert alone == []
 
 
 @pytest.mark.parametrize("words", [("abort", ""), ("commit", ""), ("", "there")])
