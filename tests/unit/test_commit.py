@@ -93,6 +93,18 @@ def test_no_other_error_of_the_target_lets_the_source_run(state: str, error: Liv
     assert not move.undone
 
 
+@pytest.mark.parametrize(
+    ("state", "said"), [("busy", "a peer on lmb is at work"), ("unknown", "is unknown there")]
+)
+def test_a_target_that_does_not_know_of_the_copy_lets_nothing_run(state: str, said: str) -> None:
+    """Its disk may be another one, or a peer may be about to let the copy run."""
+    move = Committed(Far(state))
+    with pytest.raises(InDoubt, match=f"^container one was handed over to lmb, .*{said}") as caught:
+        move.again()
+    assert "`docker livemig recover 1`" in caught.value.hint
+    assert not move.undone
+
+
 class Undone(Move):
     """A move that is undone with a target that may be ready, and notes in which order."""
 
