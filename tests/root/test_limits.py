@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
 
 import pytest
 
 from livemig import rounds
-from livemig.errors import InternalError
+from livemig.errors import InternalError, ProtocolError
 from livemig.freezer import Freezer
 from livemig.rounds import RoundEnd
 from livemig.system import procfs
@@ -40,7 +41,10 @@ def commanded(start: Start, programs: Path, tmp_path: Path) -> Mapper:
     return Mapper(start(programs / "mapper", make_file(tmp_path / "file")), 0)
 
 
-def test_standard_input_of_an_enlarged_pipe_arrives(commanded: Mapper, move: Mover) -> None:
+@pytest.mark.parametrize("ended", [False, True], ids=["open", "ended"])
+def test_standard_input_of_an_enlarged_pipe_arrives(
+    commanded: Mapper, move: Mover, ended: bool
+) -> None:
     """More than a pipe holds that nobody has enlarged."""
     fcntl.fcntl(commanded.app.pipes[0], fcntl.F_SETPIPE_SZ, 256 << 10)
     moving = move(commanded.app)
@@ -48,9 +52,26 @@ def test_standard_input_of_an_enlarged_pipe_arrives(commanded: Mapper, move: Mov
     commanded.app.cgroup.freezer.freeze()
     for _ in range(3000):
         commanded.command(CALL, NR_GETPID)
+    if ended:
+        commanded.app.pipes[0].close()
     moving.freeze()
     commanded.app = moving.switch()
     assert commanded.answers() == [1] * 3000
+    if ended:
+        assert commanded.app.wait() == 0, "it has seen the end of its input"
+
+
+def test_standard_input_that_has_ended_and_finds_no_room_is_told(
+    commanded: Mapper, move: Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pipe of a source holds what one here cannot: this one is not enlarged."""
+    moving = move(commanded.app)
+    moving.freeze()
+    image = replace(moving.state(), stdin=bytes(256 << 10), stdin_ended=True)
+    monkeypatch.setattr("livemig.inject.files.make_room", lambda *_: None)
+    with pytest.raises(ProtocolError, match="262144 bytes of standard input fit no pipe"):
+        moving.incoming.rebuild(image)
+    moving.give_up()
 
 
 def test_memory_that_was_given_up_is_told_in_one_piece(commanded: Mapper, move: Mover) -> None:

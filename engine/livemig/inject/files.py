@@ -11,6 +11,7 @@ from livemig.errors import NotCarried, ProtocolError, StateMismatch
 from livemig.inject.held import F_DUPFD_CLOEXEC, MAX_PASSED, Held
 from livemig.inject.terminal import open_own
 from livemig.model import Description, Image, Opened, Process, Role
+from livemig.stdin import make_room
 from livemig.stub import Table
 from livemig.system import handles, ttys
 from livemig.system.numbers import NR_CLOSE, NR_DUP3, NR_FCNTL
@@ -96,8 +97,12 @@ def _ended_input(unread: bytes) -> int:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
         os.set_blocking(writer, False)
+        make_room(writer, len(unread))
         if unread and os.write(writer, unread) < len(unread):
             raise ProtocolError(f"{len(unread)} bytes of standard input fit no pipe")
+    except BaseException:
+        os.close(reader)
+        raise
     finally:
         os.close(writer)
     return reader
