@@ -87,6 +87,7 @@ class Watched:
         ("oom", {}, ProcessGone),
         ("rename", {"name": "other"}, NotCarried),
         ("connect", {}, NotCarried),
+        ("disconnect", {}, NotCarried),
         ("exec_start", {}, None),
         ("extract-to-dir", {}, None),
         ("start", {}, None),
@@ -207,6 +208,39 @@ def test_after_the_commit_a_stop_is_passed_on() -> None:
     assert watched.watch.last_word() == Finish(stop=True)
     with pytest.raises(NotRunning, match="moved to there, and stopped there"):
         watched.watch.tell_stopped("there")
+
+
+@pytest.mark.parametrize(
+    ("action", "attributes", "what"),
+    [
+        ("pause", {}, "was paused by Docker"),
+        ("kill", {"signal": "10"}, "got signal 10 by Docker"),
+        ("update", {}, "was changed by `docker update` (Memory)"),
+        ("extract-to-dir", {}, "got files by `docker cp`"),
+        ("rename", {"name": "other"}, ""),
+    ],
+)
+def test_after_the_commit_what_only_the_source_got_is_told(
+    monkeypatch: pytest.MonkeyPatch, action: str, attributes: dict[str, str], what: str
+) -> None:
+    monkeypatch.setattr(FakeEvents, "host_config", {"Memory": 1, "RestartPolicy": NO})
+    watched = Watched()
+    watched.watch.freezing()
+    watched.watch.committed()
+    assert watched.hear(action, **attributes) is None
+    late = f"the copy on the source {what} when the container had left already"
+    assert watched.watch.notes == [late] * bool(what)
+    assert watched.watch.last_word() == Finish()
+
+
+def test_who_has_paused_it_goes_on_with_that_until_it_is_over() -> None:
+    """A move that is undone thaws what nobody else holds."""
+    watched = Watched()
+    assert not watched.watch.paused
+    watched.hear("pause")
+    assert watched.watch.paused
+    watched.hear("unpause")
+    assert not watched.watch.paused
 
 
 def test_after_the_commit_a_restart_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
