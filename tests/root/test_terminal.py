@@ -7,13 +7,14 @@ import os
 import termios
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from livemig import terminal, typed
-from livemig.errors import NotCarried
-from livemig.model import Typed
+from livemig.errors import LivemigError, NotCarried, ProtocolError, StateMismatch
+from livemig.model import Terminal, Typed
 from livemig.stub import hold_path
 from livemig.system import handles, procfs, ttys
 from tests.root.loopback import Move
@@ -22,6 +23,7 @@ from tests.root.screens import ScreenApp
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
 NR_READ, NR_PAUSE = 0, 34
+N_NULL = 27  # a line discipline that every kernel has (include/uapi/linux/tty.h)
 Program = Callable[..., ScreenApp]
 Begin = Callable[[ScreenApp], Move]
 CTRL_C, CTRL_D, CTRL_Q, CTRL_S, CTRL_V, ERASE = b"\x03", b"\x04", b"\x11", b"\x13", b"\x16", b"\x7f"
@@ -418,6 +420,12 @@ def lock(app: ScreenApp) -> None:
     fcntl.ioctl(app.master, termios.TIOCSLCKTRMIOS, b"\1" * 64)
 
 
+def change_discipline(app: ScreenApp) -> None:
+    slave = ttys.open_slave(app.master, os.O_RDWR | os.O_NOCTTY)
+    fcntl.ioctl(slave, termios.TIOCSETD, N_NULL.to_bytes(4, "little"))
+    os.close(slave)
+
+
 def nothing(app: ScreenApp) -> None:
     assert app.pid
 
@@ -427,8 +435,9 @@ def nothing(app: ScreenApp) -> None:
     [
         (["nobody"], nothing, "foreground group"),
         ([], lock, "settings of its terminal are locked"),
+        ([], change_discipline, "another line discipline than N_TTY"),
     ],
-    ids=["foreground", "locked"],
+    ids=["foreground", "locked", "discipline"],
 )
 def test_what_is_refused(
     program: Program, words: list[str], spoil: Callable[[ScreenApp], None], said: str
@@ -437,3 +446,28 @@ def test_what_is_refused(
     spoil(app)
     with pytest.raises(NotCarried, match=said), terminal.looked_at(app.pid):
         pass
+
+
+def five_bits(found: Terminal) -> Terminal:
+    """Ask for such characters, of which a pseudo-terminal makes those of eight."""
+    settings = ttys.Settings.unpack(found.settings)
+    return replace(found, settings=replace(settings, cflag=settings.cflag & ~termios.CSIZE).pack())
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        (lambda found: replace(found, settings=b"x"), ProtocolError, "that is not valid"),
+        (lambda found: replace(found, window=b"x"), ProtocolError, "a window size of 1 bytes"),
+        (five_bits, StateMismatch, "the terminal took the settings"),
+    ],
+    ids=["settings", "window", "not-taken"],
+)
+def test_a_terminal_that_cannot_be_is_refused(
+    program: Program, change: Callable[[Terminal], Terminal], error: type[LivemigError], said: str
+) -> None:
+    app = program()
+    pty = terminal.find(app.pid)
+    assert pty is not None
+    with closing(pty), pytest.raises(error, match=said):
+        terminal.apply(pty, change(terminal.read(app.pid, pty)))
