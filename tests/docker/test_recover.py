@@ -156,8 +156,7 @@ def test_what_was_handed_over_is_not_moved_again(pair: Pair) -> None:
     with Typist(pair, NAME, limit=200) as typist:
         typist.wait_for(20)
         break_off(pair, "source >committed")
-        words = ["docker", "livemig", "recover", journal(target), "--abort"]
-        target.run(words, env=IMPATIENT, check=False)
+        refused(target, Contradicted, journal(target), "--abort")
         for mode in ("live", "stop-and-copy"):
             argv = ["docker", "livemig", "--mode", mode, NAME, target.name]
             refusal = source.run(argv, check=False)
