@@ -18,6 +18,7 @@ import xxhash
 
 HELLO, ERROR, MOVE, PROGRESS, SUMMARY, CANCEL = 1, 2, 10, 11, 12, 13
 RECOVER, RECOVERED = 54, 55
+RESULTS = ("runs-here", "runs-there")
 GREETING = {
     "protocol": 1,
     "version": "0.1.0",
@@ -105,10 +106,15 @@ def move(argument: str) -> None:
 
 
 def orphan(result: str) -> None:
-    """Die in the midst of a move; asked to recover it, tell that it ended with ``result``."""
+    """Die in the midst of a move; asked to recover it, tell that it ended with ``result``.
+
+    Where that is no result, it is the code of the error that stands in the way.
+    """
     greet()
     kind, _ = hear()
-    if kind == RECOVER:
+    if kind == RECOVER and result not in RESULTS:
+        say(ERROR, {"code": result, "message": f"it is {result}", "hint": ""})
+    elif kind == RECOVER:
         outcome = {"id": "m1", "container": "web", "result": result, "text": "ended"}
         say(RECOVERED, {"host": "fake", "outcomes": [{**outcome, "container_id": "f00d"}]})
     else:

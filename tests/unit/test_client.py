@@ -133,11 +133,19 @@ def test_a_move_that_another_peer_completes_is_done(
     assert "Downtime" not in shown
 
 
-@pytest.mark.parametrize("result", ["runs-here", "in-doubt"])
-def test_a_move_that_another_peer_undoes_is_not(
-    monkeypatch: pytest.MonkeyPatch, result: str
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ("runs-here", "the move was ended$"),
+        ("no-such-move", "the container is where it was$"),  # the dead one had undone it
+        ("in-doubt", r"it is in-doubt \(`docker livemig recover m1`\)$"),
+        ("under-way", r"it is under-way \(`docker livemig recover m1`\)$"),
+    ],
+)
+def test_a_move_that_another_peer_does_not_complete_is_not(
+    monkeypatch: pytest.MonkeyPatch, result: str, said: str
 ) -> None:
-    with pytest.raises(errors.LinkLost, match="the move was ended"):
+    with pytest.raises(errors.LinkLost, match=said):
         carry_out(monkeypatch, "orphan", result)
 
 
