@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import pytest
 
 from livemig.errors import Cancelled, LinkLost
+from livemig.frames import FrameType
 from tests import pace
 from tests.conftest import NothingLeft
 from tests.docker.commands import Command
+from tests.docker.gate import Gate, gate
 from tests.docker.killers import Scene, Stop, stoppable
 from tests.docker.moves import Pair, facts, processes, set_up, slow_link
 from tests.hosts import Host
@@ -67,11 +69,22 @@ def test_ctrl_c(pair: Pair, phase: str, number: int) -> None:
         assert "cancelled" in command.must_fail(Cancelled)
 
 
+@contextmanager
+def in_a_round(pair: Pair) -> Iterator[tuple[Gate, Command]]:
+    """Yield a move whose first pages are at the gate: no word of it tells of that."""
+    with (
+        slow_link(pair[0], RATE) as env,
+        gate(pair[1], FrameType.PAGES) as held,
+        Command(pair[0], NAME, "lmb", env=env) as command,
+    ):
+        held.wait()
+        yield held, command
+
+
 def test_ctrl_c_in_the_middle_of_a_round(pair: Pair) -> None:
-    with slow_link(pair[0], RATE) as env, Command(pair[0], NAME, "lmb", env=env) as command:
-        command.wait_for("files")
-        time.sleep(0.5)  # there is no word of a round before its end
+    with in_a_round(pair) as (held, command):
         command.interrupt()
+        held.open()
         command.must_fail(Cancelled)
         assert not [each for each in command.said if each.get("progress", {}).get("round")]
 
@@ -107,11 +120,10 @@ def test_ssh_is_killed(pair: Pair, phase: str) -> None:
 
 def test_the_peer_on_the_source_is_killed(pair: Pair) -> None:
     """In the middle of a round: nothing is borrowed from the container then."""
-    with slow_link(pair[0], RATE) as env, Command(pair[0], NAME, "lmb", env=env) as command:
-        command.wait_for("files")
-        time.sleep(0.5)
+    with in_a_round(pair) as (held, command):
         for peer in processes(pair[0], "docker_livemig.main", "peer"):
             peer.kill()
+        held.open()
         command.must_fail(LinkLost)
 
 
