@@ -65,6 +65,13 @@ def test_code_of_another_length_is_refused(code: bytes) -> None:
         ForeignVdso().follow(LAYOUT, [image(CODE, code)])
 
 
+def test_code_that_is_longer_than_any_vdso_is_refused() -> None:
+    long = replace(COPY, end=COPY.start + vdso.MAX_IMAGE + PAGE_SIZE)
+    code = vdso.lead(OWN.code, {}).ljust(long.length, b"\0")
+    with pytest.raises(ProtocolError, match="did not come, or not all"):
+        ForeignVdso().follow((long,), [image(long, code)])
+
+
 def test_two_vdsos_are_refused() -> None:
     other = replace(COPY, kind=Kind.VDSO)
     with pytest.raises(ProtocolError, match="two vDSOs"):

@@ -83,7 +83,6 @@ WRONG: dict[str, list[Relocation]] = {
     "twice": [(10 * PAGE, 12 * PAGE, FAR), (11 * PAGE, 13 * PAGE, 2 * FAR)],
     "two to one": [(10 * PAGE, 12 * PAGE, FAR), (12 * PAGE, 14 * PAGE, FAR)],
     "in a chain": [(10 * PAGE, 12 * PAGE, FAR), (FAR, FAR + PAGE, 2 * FAR)],
-    "too many": [(10 * PAGE, 11 * PAGE, FAR)] * (MOST + 1),
 }
 
 
@@ -95,6 +94,14 @@ def test_a_move_that_cannot_be_is_refused(name: str) -> None:
             [ONE, stack, replace(stack, kind=Kind.FILE, start=50 * PAGE, end=51 * PAGE)],
             WRONG[name],
         )
+
+
+def test_more_moves_than_one_layout_may_have_are_refused() -> None:
+    large = replace(ONE, end=ONE.start + (MOST + 1) * PAGE)
+    moves = [(page, page + PAGE, page + FAR) for page in pages(large)]
+    assert relocate([large], moves[:-1])[0].start == moves[-1][0], "all others have gone"
+    with pytest.raises(ProtocolError, match=f"{MOST + 1} moves in one layout"):
+        relocate([large], moves)
 
 
 def test_what_was_moved_and_then_grew_is_grown() -> None:
