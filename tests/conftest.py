@@ -56,9 +56,10 @@ LACKS: dict[str, Callable[[], str | None]] = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker that `make test` leaves to `make test-long`, and let children be interrupted.
+    """Name the marker that `make test` leaves to `make test-long`, and let all be interrupted.
 
     A shell that starts this in the background has SIGINT ignored, and so would have every child.
+    SIGTERM does what Ctrl-C does: what the tests have started is ended.
     How long an example may take, hypothesis is not to say: a test has a limit of its own, and a
     machine that is emulated needs longer than hypothesis allows.
     """
@@ -69,6 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("unhurried")
     config.addinivalue_line("markers", "long: takes minutes (make test-long)")
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -9,6 +9,7 @@ the first that is not 0, but a group may be without a test that was asked for, w
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,8 +23,11 @@ DOCKER = Path(__file__).parent / "docker"
 FIRST_HALF = ("cancel", "lost_link", "meanwhile", "move", "recover", "steps", "sweep")
 """The tests of hosts that come after those of this machine's own processes."""
 NO_TESTS = 5
+ENDED = 128 + signal.SIGTERM
 
 _writing = threading.Lock()
+_running: set[subprocess.Popen[bytes]] = set()
+_ended = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,12 @@ class Group:
             stderr=subprocess.STDOUT,
             env={**os.environ, "LIVEMIG_HOSTS_DIR": f"{state_root()}{self.hosts}"},
         ) as pytest:
+            _running.add(pytest)
             for line in pytest.stdout or ():
                 with _writing:
                     sys.stdout.buffer.write(line)
                     sys.stdout.flush()
+            _running.discard(pytest)
             return pytest.wait()
 
 
@@ -64,12 +70,19 @@ def _is_first(file: Path) -> bool:
     return file.stem.removeprefix("test_") in FIRST_HALF
 
 
+def end(*_: object) -> None:
+    """Have each group end what it has started, and begin no other; what SIGTERM does."""
+    _ended.set()
+    for pytest in tuple(_running):
+        pytest.terminate()
+
+
 def main() -> int:
     """Run all groups."""
     arguments = sys.argv[1:]
 
     def drive(lane: tuple[Group, ...]) -> list[int]:
-        return [group.run(arguments) for group in lane]
+        return [ENDED if _ended.is_set() else group.run(arguments) for group in lane]
 
     with ThreadPoolExecutor() as workers:
         codes = [code for lane in workers.map(drive, lanes()) for code in lane]
@@ -77,4 +90,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, end)
     sys.exit(main())

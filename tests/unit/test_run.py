@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests import run
+from tests import pace, run
 from tests.run import FIRST_HALF, lanes
 
 TESTS = Path(__file__).parents[1]
@@ -40,6 +41,45 @@ def test_no_test_at_all_is_a_failure(
     left = iter(codes)
     monkeypatch.setattr(run.Group, "run", lambda *_: next(left))
     assert run.main() == verdict
+
+
+LANE = """\
+import signal, sys
+from tests import run
+signal.signal(signal.SIGTERM, run.end)
+groups = tuple(run.Group((file,)) for file in sys.argv[3:])
+run.lanes = lambda: (groups,)
+del sys.argv[3:]
+sys.exit(run.main())
+"""
+WAITING = """\
+import pathlib, signal
+import pytest
+@pytest.fixture
+def thing():
+    (pathlib.Path(__file__).parent / "up").touch()
+    yield
+    (pathlib.Path(__file__).parent / "down").touch()
+def test_it(thing):
+    signal.pause()
+"""
+
+
+def test_sigterm_ends_what_the_tests_have_started(tmp_path: Path) -> None:
+    files = [tmp_path / name / "test_it.py" for name in ("now", "later")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(WAITING)
+    argv = [sys.executable, "-c", LANE, "-p", "tests.conftest", *map(str, files)]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, cwd=TESTS.parent) as runner:
+        deadline = time.monotonic() + pace.limit(60)
+        while not (files[0].parent / "up").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)  # the two are not on speaking terms
+        runner.terminate()
+        assert runner.wait(pace.limit(30))
+    assert (files[0].parent / "down").exists()
+    assert not (files[1].parent / "up").exists()
 
 
 @pytest.mark.parametrize(

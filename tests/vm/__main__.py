@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ Work = Callable[[Arguments], int | None]
 def main() -> int:
     """Carry out the command line."""
     args = _parser().parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # guests are ended then, too
     work: Work = args.work
     try:
         return work(args) or 0
