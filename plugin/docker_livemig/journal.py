@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from docker_livemig import lock
+from docker_livemig.ondisk import sync_directory
 from livemig.errors import ProtocolError
 
 STATE_DIR = Path("/var/lib/livemig")
@@ -117,7 +118,7 @@ class Journal:
         finally:
             os.close(fd)
         if new:
-            _sync_directory(self.directory)
+            sync_directory(self.directory)
 
     def read(self) -> list[Entry]:
         """Return the lines that were written in full; none if there is no journal."""
@@ -171,16 +172,16 @@ class Journal:
         """Remove the journal, durably, and leave it; nothing happens if there is none."""
         self.path.unlink(missing_ok=True)
         with suppress(FileNotFoundError):
-            _sync_directory(self.directory)
+            sync_directory(self.directory)
             self.directory.rmdir()
-            _sync_directory(self.directory.parent)
+            sync_directory(self.directory.parent)
         self.leave()
 
     def _create(self) -> None:
         if not self.directory.is_dir():
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync_directory(self.directory.parent)
-            _sync_directory(self.directory.parent.parent)
+            sync_directory(self.directory.parent)
+            sync_directory(self.directory.parent.parent)
 
 
 def _together(entries: list[Entry]) -> dict[str, Any]:
@@ -212,11 +213,3 @@ def _drop_torn_line(fd: int) -> None:
 def _write_all(fd: int, data: bytes) -> None:
     while data:
         data = data[os.write(fd, data) :]
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import IO, cast
 
+from docker_livemig import ondisk
 from docker_livemig.layertar import CHUNK, OPAQUE, XATTR, is_whiteout, whiteout_target
 from livemig.errors import DiskFull, InternalError, LivemigError, TargetError, from_wire
 from livemig.system.mounts import enter_writable_copy
@@ -23,17 +24,20 @@ _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENODATA)
 _OVERLAYS_OWN = "trusted.overlay."
 # What tarfile, or a system call, makes of fields that no archive of ours has.
 _DAMAGED = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError)
+_FEW = 64  # files that are written back one by one; of more, all that the file system has
 _ROOM = 256 << 20  # bytes that the child may take beside what its parent had
 # The host's security module gives its own label to what is created.
 _HOSTS_OWN = ("security.selinux", "security.ima", "security.evm")
 
 
-def apply(root_pid: int, chunks: Iterator[bytes]) -> None:
+def apply(root_pid: int, chunks: Iterator[bytes], *, frozen: bool = False) -> None:
     """Lay a tar over the files of the container that process ``root_pid`` is in.
 
-    The container may be frozen. A child confined to the container's root does it, so that no
-    symbolic link leads out. What is hidden under a mount of the container is left out. DiskFull,
-    or TargetError that names the path and the reason.
+    When this returns it is on the disk, since the source's files are removed in the end: with all
+    that the file system has, the image for one, or what came alone where the source is ``frozen``
+    and waits. The container may be frozen, too. A child confined to the container's root does it,
+    so that no symbolic link leads out. What is hidden under a mount of the container is left out.
+    DiskFull, or TargetError that names the path and the reason.
     """
     root = os.open(f"/proc/{root_pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     namespace = os.open(f"/proc/{root_pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
@@ -45,7 +49,8 @@ def apply(root_pid: int, chunks: Iterator[bytes]) -> None:
     if child == 0:
         os.close(data_write)
         os.close(result_read)
-        _applying_child(root, namespace, mounts, data_read, result_write)
+        applier = _Applier(mounts, frozen=frozen)
+        _applying_child(root, namespace, applier, data_read, result_write)
     for descriptor in (root, namespace, data_read, result_write):
         os.close(descriptor)
     try:
@@ -71,7 +76,9 @@ def _feed(sink: int, chunks: Iterator[bytes]) -> None:
             return  # the child has ended and says why
 
 
-def _applying_child(root: int, namespace: int, mounts: set[str], source: int, results: int) -> None:
+def _applying_child(
+    root: int, namespace: int, applier: _Applier, source: int, results: int
+) -> None:
     """Apply what comes on ``source`` and write the error, if any; never returns."""
     failure: dict[str, str] = {}
     try:
@@ -82,7 +89,7 @@ def _applying_child(root: int, namespace: int, mounts: set[str], source: int, re
             os.fchdir(root)
             os.chroot(".")
         os.umask(0)
-        _Applier(mounts).run(source)
+        applier.run(source)
     except LivemigError as error:
         failure = error.to_wire()
     except BaseException as error:  # noqa: BLE001 - goes to the parent
@@ -118,8 +125,10 @@ def _unescape(text: bytes) -> bytes:
 class _Applier:
     """Runs in the child: the current directory is the container's root."""
 
-    def __init__(self, mounts: set[str]) -> None:
+    def __init__(self, mounts: set[str], *, frozen: bool) -> None:
         self._mounts = mounts
+        self._frozen = frozen
+        self._files: set[str] = set()
         self._times: dict[str, int] = {}
         self._proven = ""
 
@@ -140,6 +149,8 @@ class _Applier:
             for name, times in self._times.items():
                 if _is_kind(name, stat.S_IFDIR):
                     os.utime(name, ns=(times, times))
+            name = "."
+            self._write_back()
         except OSError as error:
             raise _translated(name, error) from error
         except _DAMAGED as error:
@@ -150,6 +161,13 @@ class _Applier:
             raise TargetError(
                 f"the archive of the container's files describes {name!r} at too great a length"
             ) from error
+
+    def _write_back(self) -> None:
+        changed = self._files | self._times.keys()
+        if self._frozen and len(changed) <= _FEW:
+            ondisk.sync_files(changed)
+        else:
+            ondisk.sync_file_system(".")
 
     def _is_hidden(self, name: str) -> bool:
         name = whiteout_target(name) if is_whiteout(name) else name
@@ -171,6 +189,8 @@ class _Applier:
                 raise tarfile.ReadError(f"{path} is of unknown type {info.type!r}")
             self._make_way(info)
             maker(tar, info)
+            if len(self._files) <= _FEW:  # of more nobody wants to know the names
+                self._files.add(path)
             if not info.islnk():
                 _set_attributes(path, info)
             if info.isdir():

@@ -40,7 +40,7 @@ from docker_livemig.pace import Pace
 from docker_livemig.requests import MoveRequest, MoveSummary
 from docker_livemig.resolve import Resolved, refuse, resolve
 from docker_livemig.session import Session
-from docker_livemig.steps import IMAGE_ANSWER, SourcePhase, SourceState
+from docker_livemig.steps import ANSWER, DISK_ANSWER, SourcePhase, SourceState
 from docker_livemig.sweep import refuse_handed_over, sweep
 from docker_livemig.version import VERSION
 from docker_livemig.watch import ClientWatch
@@ -190,7 +190,7 @@ class Move:
                 for chunk in images.export_missing(api, self._spec, missing):
                     self._session.send(FrameType.IMAGE, None, chunk)
         self._session.send(FrameType.IMAGE, None)
-        self._session.confirm(FrameType.IMAGE_DONE, IMAGE_ANSWER)
+        self._session.confirm(FrameType.IMAGE_DONE, DISK_ANSWER)
 
     def _create(self) -> None:
         self.watch.enter(SourcePhase.CREATE)
@@ -201,13 +201,13 @@ class Move:
         self.watch.enter(SourcePhase.FILES)
         self.watch.report("files", f"sending {self._manifest.size} bytes of changed files")
         changes = rootfs.everything(self._manifest)
-        self._send_files(rootfs.pack(self._spec.upper_dir, changes, settle=True))
+        self._send_files(rootfs.pack(self._spec.upper_dir, changes, settle=True), DISK_ANSWER)
 
-    def _send_files(self, chunks: Any) -> None:
+    def _send_files(self, chunks: Any, limit: float = ANSWER) -> None:
         for chunk in chunks:
             self._session.send(FrameType.ROOTFS, None, chunk)
         self._session.send(FrameType.ROOTFS, None)
-        self._session.confirm(FrameType.ROOTFS_DONE)
+        self._session.confirm(FrameType.ROOTFS_DONE, limit)
 
     def _send_memory(self) -> None:
         live = self.request.mode == "live"

@@ -83,8 +83,9 @@ UNDONE_ALONE = frozenset(
 ANSWER = 120.0
 """Seconds that the other side has for an answer; a send that moves no byte has as many."""
 
-IMAGE_ANSWER = 600.0
-"""Seconds that the target has for IMAGE_DONE: Docker registers layers once it has all of them."""
+DISK_ANSWER = 600.0
+"""Seconds that the target has for IMAGE_DONE, since Docker registers layers once it has all of
+them, and for ROOTFS_DONE while the container runs: by then all of it is on the disk."""
 
 LIMITS: dict[SourcePhase, float] = {
     SourcePhase.CONNECT: 90.0,

@@ -67,6 +67,7 @@ class Arrival:
         self._begun = False
         self._has_image = False
         self._laid_out = False
+        self._frozen = False
         self._incoming: Incoming | None = None
         self._held_watch: HeldWatch | None = None
         self._api = engine_api.connect()
@@ -77,7 +78,7 @@ class Arrival:
             FrameType.LAYOUT: self._layout,
             FrameType.PAGES: self._pages,
             FrameType.ROUND_END: self._round_end,
-            FrameType.FREEZE: lambda _: priority.foreground(),
+            FrameType.FREEZE: self._freeze,
         }
 
     def run(self) -> None:
@@ -199,13 +200,17 @@ class Arrival:
         reach(TargetPhase.FOLLOW)
 
     def _rootfs(self, frame: Frame) -> None:
-        rootfs.apply(self._pid, self._with_first(frame))
+        rootfs.apply(self._pid, self._with_first(frame), frozen=self._frozen)
         self._link.send(FrameType.ROOTFS_DONE)
 
     def _with_first(self, frame: Frame) -> Iterator[bytes]:
         if frame.payload:
             yield bytes(frame.payload)
             yield from self._chunks(FrameType.ROOTFS)
+
+    def _freeze(self, _: Frame) -> None:
+        self._frozen = True
+        priority.foreground()
 
     def _layout(self, frame: Frame) -> None:
         if self._prepare.mode == "live" and not self._laid_out:

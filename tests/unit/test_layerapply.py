@@ -18,7 +18,8 @@ def test_the_child_ends_when_nobody_hears_it() -> None:
     child = os.fork()
     if child == 0:
         try:
-            layerapply._applying_child(root, -1, set(), source, results)
+            applier = layerapply._Applier(set(), frozen=True)
+            layerapply._applying_child(root, -1, applier, source, results)
         finally:
             os._exit(ESCAPED)
     for descriptor in (root, source, results):

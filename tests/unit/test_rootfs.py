@@ -146,7 +146,7 @@ class Overlay:
     def __init__(self, place: Path, lower: Path) -> None:
         self.upper, self.root = place / "upper", place / "root"
         for path in (self.upper, place / "work", self.root):
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)
         options = f"lowerdir={lower},upperdir={self.upper},workdir={place / 'work'}"
         subprocess.run(
             ["mount", "-t", "overlay", "overlay", "-o", options, self.root], check=True, timeout=20

@@ -1,0 +1,124 @@
+"""The files of a container that has arrived outlive a loss of power: the source's are removed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from docker_livemig import layerapply, rootfs
+from tests.unit.test_rootfs import Overlay
+
+pytestmark = pytest.mark.root
+
+_SHUTDOWN, _WITHOUT_LOG = 0x8004587D, struct.pack("I", 2)  # EXT4_IOC_SHUTDOWN, NOLOGFLUSH
+_SIZE = 64 << 20
+
+
+class Disk:
+    """A file system that can lose its power: what it had not written is gone then."""
+
+    def __init__(self, place: Path) -> None:
+        self.image, self.root = place / "image", place / "disk"
+        self.root.mkdir()
+        with self.image.open("wb") as file:
+            file.truncate(_SIZE)
+        subprocess.run(["mkfs.ext4", "-q", self.image], check=True, timeout=20)
+        self._mount()
+
+    def _mount(self) -> None:
+        subprocess.run(
+            ["mount", "-t", "ext4", "-o", "loop", self.image, self.root], check=True, timeout=20
+        )
+
+    def close(self) -> None:
+        """Unmount it."""
+        subprocess.run(["umount", self.root], check=True, timeout=20)
+
+    @contextmanager
+    def losing_power(self) -> Iterator[None]:
+        """Lose the power, close in the scope what is open on it, and come up again."""
+        descriptor = os.open(self.root, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, _SHUTDOWN, _WITHOUT_LOG)
+        finally:
+            os.close(descriptor)
+        yield
+        self.close()
+        self._mount()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    made = Disk(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def target(disk: Disk) -> Overlay:
+    lower = disk.root / "lower"
+    (lower / "old").mkdir(parents=True)
+    (lower / "old" / "log").write_text("of the image")
+    made = Overlay(disk.root / "target", lower)
+    subprocess.run(["sync", "-f", disk.root], check=True, timeout=20)
+    return made
+
+
+@pytest.fixture
+def upper(tmp_path: Path) -> Path:
+    path = tmp_path / "upper"
+    (path / "new").mkdir(parents=True)
+    (path / "old").mkdir()
+    (path / "new" / "ledger").write_bytes(b"acknowledged" * 1000)
+    (path / "old" / "log").write_text("and more")
+    (path / "link").symlink_to("new/ledger")
+    return path
+
+
+def test_what_came_while_it_ran_is_on_the_disk_with_the_image(
+    disk: Disk, target: Overlay, upper: Path
+) -> None:
+    (disk.root / "lower" / "layer").write_text("loaded just now")
+    rootfs.apply(target.pid, rootfs.pack(str(upper), rootfs.everything(rootfs.scan(str(upper)))))
+    wanted = rootfs.listing(str(target.root))
+    with disk.losing_power():
+        target.close()
+    again = Overlay(disk.root / "target", disk.root / "lower")
+    try:
+        assert rootfs.listing(str(again.root)) == wanted
+        assert (again.root / "new" / "ledger").read_bytes() == b"acknowledged" * 1000
+        assert (again.root / "layer").read_text() == "loaded just now"
+    finally:
+        again.close()
+
+
+@pytest.mark.parametrize("few", [0, 64])
+def test_what_came_when_it_was_frozen_is_on_the_disk(
+    disk: Disk, target: Overlay, upper: Path, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(layerapply, "_FEW", few)
+    before = rootfs.scan(str(upper))
+    rootfs.apply(target.pid, rootfs.pack(str(upper), rootfs.everything(before)))
+    (upper / "new" / "ledger").write_bytes(b"the last word")
+    (upper / "new" / "second").write_text("made just now")
+    (upper / "old" / "log").unlink()
+    (upper / "link").unlink()
+    changes = rootfs.changed(before, rootfs.scan(str(upper)))
+    rootfs.apply(target.pid, rootfs.pack(str(upper), changes), frozen=True)
+    wanted = rootfs.listing(str(target.root))
+    with disk.losing_power():
+        target.close()
+    again = Overlay(disk.root / "target", disk.root / "lower")
+    try:
+        assert rootfs.listing(str(again.root)) == wanted
+        assert (again.root / "new" / "ledger").read_bytes() == b"the last word"
+        assert not (again.root / "link").is_symlink()
+    finally:
+        again.close()
