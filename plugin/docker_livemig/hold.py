@@ -2,7 +2,8 @@
 
 A record per container in /var/lib/livemig/.hold, shared with ``livemig-runc``, which is a program
 of its own and documents the layout: its states are ``pending``, ``held`` and ``running``, in that
-order. They outlive the host: after a restart too, Docker must not start what was held.
+order. They outlive the host, a loss of power too: Docker must not start what was held, nor be kept
+from starting what arrived.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from docker_livemig.ondisk import sync_directory
 from livemig.errors import InternalError
 from livemig.stub import hold_path
 from livemig.system.handles import CLONE_NEWNS, set_namespace
@@ -41,7 +43,9 @@ def pend(container_id: str, program: Path | None = None, engine: str = "") -> No
     Docker listens that has the container.
     """
     path = _path(container_id)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sync_directory(path.parent.parent)
     record = {
         "state": "pending",
         "program": str(program or hold_path()),
@@ -76,7 +80,10 @@ def running(container_id: str) -> None:
 
 def forget(container_id: str) -> None:
     """End the hold, in whatever state it is: from now on the container is one like any other."""
-    _path(container_id).unlink(missing_ok=True)
+    path = _path(container_id)
+    with suppress(FileNotFoundError):
+        path.unlink()
+        sync_directory(path.parent)
 
 
 def engine(container_id: str) -> str:
@@ -166,3 +173,4 @@ def _write(path: Path, record: dict[str, Any]) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+    sync_directory(path.parent)

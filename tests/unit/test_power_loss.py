@@ -1,8 +1,9 @@
-"""The files of a container that has arrived outlive a loss of power: the source's are removed."""
+"""What has to outlive a loss of power: the files of what has arrived, and what must not start."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import struct
 import subprocess
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from docker_livemig import layerapply, rootfs
+from docker_livemig import hold, layerapply, rootfs
+from tests import pace
 from tests.unit.test_rootfs import Overlay
+from tests.unit.test_runtime import CONFIG, ID, RUNTIME
 
 pytestmark = pytest.mark.root
 
@@ -122,3 +125,29 @@ def test_what_came_when_it_was_frozen_is_on_the_disk(
         assert not (again.root / "link").is_symlink()
     finally:
         again.close()
+
+
+def test_the_record_of_a_held_container_says_what_was_written_last(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older one would let the command run as a second copy, or never let it start again."""
+    monkeypatch.setenv("LIVEMIG_HOLD_DIR", str(disk.root / "hold"))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    create = [str(RUNTIME), "create", "--bundle", str(tmp_path), ID]
+    environment = {"LIVEMIG_HOLD_DIR": str(disk.root / "hold"), "LIVEMIG_RUNC": "/bin/true"}
+    hold.pend(ID, Path("/bin/true"))
+    with disk.losing_power():
+        pass
+    assert hold.state(ID) == "pending"
+    subprocess.run(create, env=environment, check=True, timeout=pace.limit(20))
+    with disk.losing_power():
+        pass
+    assert hold.state(ID) == "held"
+    hold.running(ID)
+    with disk.losing_power():
+        pass
+    assert hold.state(ID) == "running"
+    hold.forget(ID)
+    with disk.losing_power():
+        pass
+    assert hold.state(ID) is None
