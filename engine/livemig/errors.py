@@ -279,9 +279,10 @@ def from_wire(body: dict[str, Any]) -> LivemigError:
     Its texts come from elsewhere and end on a terminal: they are cut, and show no control codes.
     """
     cls = _tree(LivemigError).get(str(body.get("code", "")), LivemigError)
-    return cls(_readable(body.get("message", "")), hint=_readable(body.get("hint", "")))
+    message, hint = (str(body.get(key, ""))[:TEXT_LIMIT] for key in ("message", "hint"))
+    return cls(readable(message), hint=readable(hint))
 
 
-def _readable(text: object) -> str:
-    letters = str(text)[:TEXT_LIMIT]
-    return "".join(each if each.isprintable() or each in "\n\t" else "?" for each in letters)
+def readable(text: str) -> str:
+    """Return what a terminal may be shown: control codes, and bytes that are no text, are "?"."""
+    return "".join(each if each.isprintable() or each in "\n\t" else "?" for each in text)

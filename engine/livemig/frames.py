@@ -39,6 +39,7 @@ _CHECKSUM_AT = 16
 _NO_CHECKSUM = bytes(8)
 _STAGING = 32 << 10
 _MAX_RUNS = 256
+_ESCAPE = "surrogateescape"
 _OBJECT_SIZE = 72  # bytes that one byte of a body takes when decoded, at most: an empty map
 
 
@@ -86,6 +87,15 @@ class FrameType(IntEnum):
     SETTLE = 56
 
 
+_NAMING = frozenset(
+    {
+        *(FrameType.LAYOUT, FrameType.STATE, FrameType.ERROR, FrameType.PROGRESS),
+        *(FrameType.SUMMARY, FrameType.REPORT, FrameType.RECOVERED, FrameType.FINISHED),
+    }
+)
+"""What names files, or tells of them, whose names are any bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One frame as it was received.
@@ -119,6 +129,11 @@ class Header:
         return HEADER_SIZE + self.body_size + self.payload_size
 
 
+def pack(body: Body) -> bytes:
+    """Return a body as bytes; those of a name that is no text go as they are (surrogateescape)."""
+    return bytes(msgpack.packb(body, use_bin_type=True, unicode_errors=_ESCAPE))
+
+
 def encode(
     kind: FrameType, body: Body = None, payload: Buffer | Sequence[Buffer] = b""
 ) -> list[Buffer]:
@@ -127,7 +142,7 @@ def encode(
     Raises ProtocolError where body or payload exceed their limits.
     """
     parts = [payload] if isinstance(payload, (bytes, bytearray, memoryview)) else list(payload)
-    packed = msgpack.packb(body, use_bin_type=True)
+    packed = pack(body)
     payload_size = sum(memoryview(part).nbytes for part in parts)
     _check_sizes(kind, len(packed), payload_size)
     head = bytearray(
@@ -261,6 +276,7 @@ def _unpack(header: Header, packed: memoryview) -> Body:
         return msgpack.unpackb(
             packed,
             raw=False,
+            unicode_errors=_ESCAPE if header.type in _NAMING else "strict",
             strict_map_key=True,
             ext_hook=_no_extension,
             max_array_len=most,

@@ -15,7 +15,7 @@ from docker_livemig import hosts, progress
 from docker_livemig.exits import SUCCESS, exit_code, table
 from docker_livemig.requests import MoveRequest, MoveSummary
 from docker_livemig.version import PROTOCOL, VERSION
-from livemig.errors import Cancelled, InternalError, LivemigError, UsageError
+from livemig.errors import Cancelled, InternalError, LivemigError, UsageError, readable
 from livemig.model import LAYOUTS, TRACKERS
 
 _PLUGIN = "livemig"
@@ -155,7 +155,7 @@ def _move(options: argparse.Namespace, given: Globals, display: progress.Display
         summary = client.carry_out(endpoint, request, display)
     finally:
         display.finish()
-    sys.stdout.write(_result(summary, options) + "\n")
+    _show(_result(summary, options))
     return SUCCESS
 
 
@@ -378,8 +378,13 @@ def _ask(command: str, words: list[str], given: Globals) -> int:
     options = arguments(parser).parse_args(words)
     text, code = answer(options, hosts.current_endpoint(given.host, given.context))
     if text:
-        sys.stdout.write(text + "\n")
+        _show(text)
     return code
+
+
+def _show(text: str) -> None:
+    """Write what peers told, names of files for one, which may hold what is no text."""
+    sys.stdout.write(readable(text) + "\n")
 
 
 _COMMANDS: dict[str, Callable[[list[str], Globals], int]] = {

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import msgpack  # type: ignore[import-untyped]
 import xxhash
 
 from docker_livemig.containers import ContainerSpec
 from docker_livemig.requests import Force, Mode
-from livemig.frames import Body
+from livemig.frames import Body, pack
 from livemig.model import Image, LayoutChoice, Typed
 
 
@@ -147,4 +146,4 @@ class Finished:
 
 def state_digest(body: Body) -> int:
     """Return the digest (xxh3_64) of a STATE's body, which both sides must agree on."""
-    return int(xxhash.xxh3_64_intdigest(msgpack.packb(body)))
+    return int(xxhash.xxh3_64_intdigest(pack(body)))

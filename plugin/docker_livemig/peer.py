@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO
 
 from docker_livemig.exits import SUCCESS, exit_code
 from docker_livemig.far import HELLO_TIMEOUT, facts, local_argv, read_hello
@@ -101,8 +102,12 @@ def _logged(what: str) -> Iterator[None]:
 def log(text: str) -> None:
     """Append ``text`` to the log with the time; what cannot be logged is not worth an error."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    with contextlib.suppress(OSError), LOG.open("a") as file:
+    with contextlib.suppress(OSError), _open_log() as file:
         file.write(f"{stamp} [{os.getpid()}] {text.rstrip()}\n")
+
+
+def _open_log() -> TextIO:
+    return LOG.open("a", encoding="utf-8", errors="backslashreplace")
 
 
 def _about(first: Frame) -> str:

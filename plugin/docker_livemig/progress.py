@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from docker_livemig.requests import MoveSummary, Progress
-from livemig.errors import LivemigError
+from livemig.errors import LivemigError, readable
 
 MODES = ("auto", "tty", "plain", "json", "quiet")
 _MIB = 1 << 20
@@ -154,7 +154,7 @@ def describe(progress: Progress) -> str:
     if progress.round:
         number = f"round {progress.round}"
         what = f"{progress.text} ({number})" if progress.text else number
-    return what + (": " + ", ".join(figures) if figures else "")
+    return readable(what) + (": " + ", ".join(figures) if figures else "")
 
 
 def summary_json(summary: MoveSummary) -> str:

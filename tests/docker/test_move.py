@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import os
+import socket
 import time
 from pathlib import Path
 
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.docker
 
 NAME = "moving"
 MODES = ("live", "stop-and-copy")
+LINKS = "readlink /proc/1/cwd | base64; readlink /proc/1/fd/5 | base64"
 
 
 def start(host: Host, image: str, *options: str, docker: tuple[str, ...] = ()) -> None:
@@ -122,6 +125,25 @@ def test_what_arrived_is_a_container_like_any_other(
     assert command.startswith("/usr/local/bin/recorder")
     target.run(["docker", "stop", "-t", "1", NAME])
     assert not inspect(target, NAME)["State"]["Running"]
+
+
+def test_a_file_has_whatever_name_it_has(pair: Pair, recorder_image: str) -> None:
+    """Of Latin-1, say: one that is open, one that is a socket, and that of the directory."""
+    source, target = pair
+    script = r"""cd /tmp; d=$(printf 'caf\351'); mkdir $d; cd $d; exec 5>$d; exec recorder"""
+    start(source, recorder_image, "-c", script, docker=("--entrypoint", "sh"))
+    upper = source.path(inspect(source, NAME)["GraphDriver"]["Data"]["UpperDir"])
+    directory = os.open(os.fsencode(upper) + b"/tmp/caf\xe9", os.O_RDONLY)
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(b"/proc/self/fd/%d/\xe9\x1b" % directory)
+    finally:
+        os.close(directory)
+    summary = move(source, NAME, target)
+    assert any("is a socket" in note for note in summary["notes"])
+    links = target.run(["docker", "exec", NAME, "sh", "-c", LINKS]).stdout.split()
+    name = base64.b64encode(b"/tmp/caf\xe9\n").decode()
+    assert links == [name, base64.b64encode(b"/tmp/caf\xe9/caf\xe9\n").decode()]
 
 
 @pytest.mark.parametrize("tracker", TRACKERS)

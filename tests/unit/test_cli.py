@@ -342,3 +342,12 @@ def test_ctrl_c_through_docker(docker: str, monkeypatch: pytest.MonkeyPatch) -> 
     lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
     assert [next(iter(line)) for line in lines] == ["note", "error"]
     assert lines[1]["error"]["message"] == "the move of web was cancelled"
+
+
+def test_what_peers_tell_does_not_reach_the_terminal_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "/caf\udce9\x1b]0;b\a is a socket,\nwhich"
+    monkeypatch.setattr("docker_livemig.inquiry.status", lambda *_: (text, 0))
+    assert cli.main(["status"]) == 0
+    assert capsys.readouterr().out == "/caf??]0;b? is a socket,\nwhich\n"

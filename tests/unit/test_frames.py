@@ -168,3 +168,10 @@ def test_what_is_too_large_is_not_sent() -> None:
         encode(FrameType.PAGES, None, [bytes(MAX_PAYLOAD), b"x"])
     with pytest.raises(ProtocolError, match="body of STATE"):
         encode(FrameType.STATE, bytes(MAX_BODY))
+
+
+def test_names_of_files_are_any_bytes_and_other_text_is_utf8() -> None:
+    body = {"path": "/tmp/caf\udce9"}
+    assert parse(b"".join(encode(FrameType.STATE, body))).body == body
+    with pytest.raises(ProtocolError, match="body of MOVE cannot be read"):
+        parse(b"".join(encode(FrameType.MOVE, body)))

@@ -192,6 +192,18 @@ def test_what_a_host_did_is_in_its_log(served: Served, fails: bool) -> None:
     assert ended.endswith(f"] {what}: {'DiskFull: disk of b is full' if fails else 'done'}")
 
 
+def test_a_name_that_is_no_text_is_told_and_logged(served: Served) -> None:
+    def act(_link: Link) -> None:
+        raise errors.NotCarried("/dev/caf\udce9, which was made there")
+
+    served.played.act = act
+    greet(served.link)
+    served.link.send(FrameType.PREPARE, {"source": "a"})
+    assert outcome(served.link).message == "/dev/caf?, which was made there"
+    assert served.result() == EXIT_CODES[errors.NotCarried]
+    assert r"/dev/caf\udce9" in peer.LOG.read_text()
+
+
 def test_a_defect_is_told_and_logged(served: Served) -> None:
     def act(_link: Link) -> None:
         raise KeyError("oops")
