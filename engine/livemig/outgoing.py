@@ -333,7 +333,8 @@ class Outgoing:
         self._let_go = threading.Thread(target=self.properties.close)
         self._let_go.start()  # the kernel takes half a second for it
         for pid in self.freezer.processes():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # others may have killed it
+                os.kill(pid, signal.SIGKILL)
         self.freezer.thaw()
 
     def release(self, *, frozen: bool = False) -> None:

@@ -122,9 +122,9 @@ class Handover:
         """
         self.watch.enter(SourcePhase.FINISH)
         self.watch.report("finish", "removing the source's container")
-        self.outgoing.kill()
-        self._forward_input(stdin)
         try:
+            self.outgoing.kill()
+            self._forward_input(stdin)
             copies.end(self.api, self.journal)
             self.journal.remove()
             self.meanwhile.await_end()
@@ -160,5 +160,5 @@ class Handover:
         try:
             for data in stdin.rest(_LAST_INPUT):
                 self.session.send(FrameType.STDIN, None, data)
-        except TransferError as error:
-            self.notes.append(f"late standard input may be lost: {error.message}")
+        except (TransferError, OSError) as error:
+            self.notes.append(f"late standard input may be lost: {error}")

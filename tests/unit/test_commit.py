@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+import os
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from docker_livemig import copies
 from docker_livemig.handover import Handover
-from docker_livemig.messages import Running, Status
+from docker_livemig.messages import Finish, Finished, Running, Status
 from docker_livemig.requests import MoveRequest
 from docker_livemig.session import Session
 from docker_livemig.source import Move
 from docker_livemig.watch import ClientWatch
 from livemig.errors import DiskFull, InDoubt, LinkLost, LivemigError, TargetError, TransferError
+from livemig.outgoing import Outgoing
 
 
 class Far:
@@ -159,3 +163,69 @@ def test_nothing_runs_where_neither_side_can_be_told() -> None:
     move = Undone("note", "abort")
     assert "stays frozen here until then" in move.undo()
     assert move.done == []
+
+
+class Late:
+    """A standard input that says something and fails."""
+
+    def rest(self, _: float) -> Iterator[bytes]:
+        yield b"late"
+        raise OSError(errno.EIO, "reading what was typed")
+
+
+class Finishing:
+    """A move that is committed and runs there, whose copy here does what a test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, kill: Callable[[], None]) -> None:
+        self.ended: list[str] = []
+        self.notes: list[str] = []
+        monkeypatch.setattr(copies, "end", lambda *_: self.ended.append("container"))
+        meanwhile = SimpleNamespace(
+            await_end=lambda: None, tell_stopped=lambda _: None, last_word=Finish, notes=[]
+        )
+        session = SimpleNamespace(send=lambda *_: None, expect=lambda *_: Finished())
+        parts = {
+            "api": None,
+            "spec": SimpleNamespace(name="one"),
+            "host": "lmb",
+            "journal": SimpleNamespace(move_id="1", remove=lambda: self.ended.append("journal")),
+            "watch": SimpleNamespace(enter=lambda _: None, report=lambda *_: None),
+            "meanwhile": meanwhile,
+            "session": session,
+            "outgoing": SimpleNamespace(kill=kill),
+            "notes": self.notes,
+        }
+        self.handover = Handover(**cast("Any", parts))
+
+
+def test_input_that_cannot_be_read_any_more_does_not_keep_the_copy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    move = Finishing(monkeypatch, lambda: None)
+    move.handover.finish(Late())
+    assert move.ended == ["container", "journal"]
+    assert "late standard input may be lost" in move.notes[0]
+
+
+def test_a_copy_that_cannot_be_ended_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no error: the container runs on the target."""
+
+    def kill() -> None:
+        raise OSError(errno.ENODEV, "thawing")
+
+    move = Finishing(monkeypatch, kill)
+    move.handover.finish(None)
+    assert "`docker livemig recover 1` does that" in move.notes[0]
+
+
+def test_what_was_killed_by_others_is_ended() -> None:
+    """From the host, or for want of memory, between the commit and its end."""
+    gone = os.fork()
+    if gone == 0:
+        os._exit(0)
+    os.waitpid(gone, 0)
+    thawed: list[bool] = []
+    freezer = SimpleNamespace(processes=lambda: [gone], thaw=lambda: thawed.append(True))
+    outgoing = SimpleNamespace(properties=SimpleNamespace(close=lambda: None), freezer=freezer)
+    Outgoing.kill(cast("Outgoing", outgoing))
+    assert thawed
