@@ -19,7 +19,7 @@ from docker_livemig.engine_api import RUNTIME, translating
 from docker_livemig.images import Loaded
 from docker_livemig.journal import Entry, Journal
 from docker_livemig.steps import TargetState
-from livemig.errors import TransferError
+from livemig.errors import InternalError, ProtocolError, TransferError
 from livemig.freezer import Freezer
 from livemig.system import procfs
 from livemig.wire import from_wire
@@ -61,14 +61,21 @@ def look(api: docker.APIClient, container: str) -> Copy:
     return Copy(state["Status"] if not pid else "exited", 0, policy=policy)
 
 
-def spec_of(journal: Journal) -> ContainerSpec:
-    """Return the container that a move's journal is about, as its source described it."""
-    return from_wire(ContainerSpec, journal.details().get("spec"))
+def spec_of(journal: Journal, known: Entry | None = None) -> ContainerSpec:
+    """Return the container that a move's journal is about, as its source described it.
 
-
-def spec_in(known: Entry) -> ContainerSpec:
-    """Return the same from what was read of a journal (`Journal.known`)."""
-    return from_wire(ContainerSpec, known.details.get("spec"))
+    ``known`` is what was read of it (`Journal.known`). InternalError, naming the journal, where it
+    does not say so.
+    """
+    details = known.details if known else journal.details()
+    try:
+        return from_wire(ContainerSpec, details.get("spec"))
+    except ProtocolError as error:
+        raise InternalError(
+            f"{journal.path} does not say which container it is about: {error.message}",
+            hint="another version wrote it, which can recover that move, or it is damaged: see "
+            f"what runs on both hosts, and remove {journal.directory}",
+        ) from error
 
 
 # Source

@@ -12,7 +12,7 @@ from docker_livemig.recover import dial, find
 from docker_livemig.requests import MoveView, Query, Recover, Report
 from docker_livemig.steps import ANSWER
 from docker_livemig.sweep import is_source
-from livemig.errors import LivemigError, NoDocker
+from livemig.errors import InternalError, LivemigError, NoDocker
 from livemig.frames import FrameType
 from livemig.link import Link
 from livemig.wire import from_wire, to_wire
@@ -35,19 +35,23 @@ def look(journal: Journal) -> MoveView | None:
     under_way = not journal.take()
     if not under_way:
         journal.leave()
-    details, spec = known.details, copies.spec_in(known)
-    source = is_source(known)
-    container = spec.id if source else str(details.get("container", ""))
+    details, source = known.details, is_source(known)
+    name = copy = "?"
+    container = str(details.get("container", ""))
+    with suppress(InternalError):  # `recover` says what to do about a damaged one
+        spec = copies.spec_of(journal, known)
+        name, container = spec.name, spec.id if source else container
+        copy = _copy(journal, container)
     return MoveView(
         id=journal.move_id,
         role="source" if source else "target",
-        container=spec.name,
+        container=name,
         container_id=container,
         state=known.state,
-        copy=_copy(journal, container),
+        copy=copy,
         under_way=under_way,
         since=known.time,
-        other=str(details["host"] if source else details["source"]),
+        other=str(details.get("host" if source else "source", "?")),
     )
 
 

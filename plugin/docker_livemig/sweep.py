@@ -60,9 +60,9 @@ def refuse_handed_over(spec: ContainerSpec) -> None:
     """
     for journal in Journal.all():
         known = journal.known()
-        if known is None or not is_source(known) or copies.spec_in(known).id != spec.id:
+        if known is None or not is_source(known) or not _is_open(known):
             continue
-        if _is_open(known):
+        if copies.spec_of(journal, known).id == spec.id:
             raise InDoubt(
                 f"container {spec.name} is frozen here by the move {journal.move_id} to "
                 f"{known.details['host']}, which is {known.state}",
@@ -95,11 +95,11 @@ def let_source_run(api: docker.APIClient, journal: Journal) -> None:
     One that has ended when the target may be ready stays as it is: the target's copy would be the
     last. The journal stays where the target has to be told.
     """
-    state, spec = journal.state, copies.spec_of(journal)
+    state = journal.state
     if state == SourceState.BEGUN:
         journal.remove()  # it was never stopped
     elif state == SourceState.RETURNED or (
-        state == SourceState.FREEZING and copies.look(api, spec.id).lives
+        state == SourceState.FREEZING and copies.look(api, copies.spec_of(journal).id).lives
     ):
         give_back(api, journal)
 

@@ -10,10 +10,11 @@ from typing import Any, cast
 import pytest
 
 from docker_livemig import hold, status, sweep
-from docker_livemig.copies import Copy
+from docker_livemig.copies import Copy, spec_of
 from docker_livemig.journal import Journal
 from docker_livemig.requests import MoveRequest, Query
 from docker_livemig.steps import SourceState
+from livemig.errors import InternalError
 from livemig.wire import to_wire
 from tests.unit.test_containers import SPEC
 
@@ -56,6 +57,22 @@ def test_a_move_that_ends_meanwhile_is_no_defect(monkeypatch: pytest.MonkeyPatch
     begin("m1")
     monkeypatch.setattr(Journal, "all", lambda: iter([Ending("m1"), Ending("m1")]))
     sweep.refuse_handed_over(SPEC)
+
+
+def test_a_journal_that_names_no_container_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was damaged, or that another version wrote; `status` shows what is known."""
+    monkeypatch.setattr(status, "_copy", lambda *_: "running")
+    lines = begin("m1").path.read_text().replace('"pid"', '"number"')
+    Journal("m1").path.write_text(lines)
+    sweep.refuse_handed_over(SPEC)  # it was never stopped, whichever it is
+    Journal("m1").append(SourceState.COMMITTED)
+    for refusing in (lambda: sweep.refuse_handed_over(SPEC), lambda: spec_of(Journal("m1"))):
+        with pytest.raises(InternalError, match="moves/m1/journal does not say which") as caught:
+            refusing()
+        assert "moves/m1" in caught.value.hint
+    view = status.look(Journal("m1"))
+    assert view is not None
+    assert (view.state, view.other, view.container, view.copy) == ("committed", "there", "?", "?")
 
 
 @pytest.fixture
