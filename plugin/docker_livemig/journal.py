@@ -104,7 +104,10 @@ class Journal:
             self._lock = -1
 
     def append(self, state: str, /, **details: Any) -> None:
-        """Add a line; when this returns, it outlives a crash of the host. Raises OSError."""
+        """Add a line; when this returns, it outlives a crash of the host.
+
+        Raises OSError; then there is no such line.
+        """
         entry = {"state": state, "time": time.time(), "boot": _boot(), "details": details}
         line = json.dumps(entry) + "\n"
         self._create()
@@ -113,8 +116,7 @@ class Journal:
         fd = os.open(self.path, flags, 0o600)
         try:
             _drop_torn_line(fd)
-            _write_all(fd, line.encode())
-            os.fsync(fd)
+            _add(fd, line.encode())
         finally:
             os.close(fd)
         if new:
@@ -200,7 +202,7 @@ def _parse(line: bytes) -> Entry | None:
         data = json.loads(line)
         details, boot = dict(data["details"]), str(data.get("boot", ""))
         return Entry(str(data["state"]), float(data["time"]), details, boot)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
@@ -210,6 +212,13 @@ def _drop_torn_line(fd: int) -> None:
         os.ftruncate(fd, data.rfind(b"\n") + 1)
 
 
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
+def _add(fd: int, data: bytes) -> None:
+    size = os.fstat(fd).st_size
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+        os.fsync(fd)
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(fd, size)
+        raise

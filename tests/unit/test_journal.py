@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -61,7 +62,14 @@ def test_a_torn_line_is_dropped_and_the_next_one_is_whole(tmp_path: Path) -> Non
         assert [entry.state for entry in journal.read()] == ["preparing", "committed"]
 
 
-@pytest.mark.parametrize("junk", [b"\0" * 50, b"[]", b'{"state": "x"}', b"null", b"\xff"])
+@pytest.mark.parametrize(
+    "junk",
+    [
+        *(b"\0" * 50, b"[]", b'{"state": "x"}', b"null", b"\xff"),
+        b'{"state": "x", "time": 1' + b"0" * 400 + b', "details": {}}',
+    ],
+    ids=range(6),
+)
 def test_junk_is_not_an_entry(tmp_path: Path, junk: bytes) -> None:
     journal = Journal("m1", tmp_path)
     journal.append("preparing")
@@ -82,6 +90,23 @@ def test_file_and_directory_are_synced(tmp_path: Path, monkeypatch: pytest.Monke
     synced.clear()
     journal.append("committed")
     assert synced[0] == str(journal.path)
+
+
+def test_a_line_that_did_not_get_to_the_disk_was_never_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A "committed" that failed leaves the container to its source, which runs on."""
+    journal = Journal("m1", tmp_path)
+    journal.append("freezing")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="no room"):
+            journal.append("committed")
+    assert journal.state == "freezing"
 
 
 def test_remove(tmp_path: Path) -> None:
