@@ -34,13 +34,12 @@ class Events:
     ``hear`` gets each action (the first word of it, as `docker events` has it) and its attributes,
     those of networks too (connect, disconnect), with the rest of the action under an empty name.
     ``over`` is called when the engine says no more. What happened from ``since`` on (ns since the
-    epoch) is heard too. NoDocker where the engine does not answer. ``api`` is a connection that
-    only the thread uses.
+    epoch) is heard too; what was before, the engine leaves out. NoDocker where the engine does not
+    answer. ``api`` is a connection that only the thread uses.
     """
 
     def __init__(self, container: str, since: int, hear: Hear, over: Callable[[], None]) -> None:
         self._container = container
-        self._since = since
         self._hear = hear
         self._over = over
         self.api = engine_api.connect()
@@ -63,8 +62,7 @@ class Events:
             # What closing the stream under it raises depends on where the thread reads.
             with suppress(OSError, ValueError, AttributeError, requests.RequestException):
                 for event in self._stream:
-                    if int(event.get("timeNano", 0)) >= self._since:
-                        self._sort(event)
+                    self._sort(event)
         finally:
             self._over()
 

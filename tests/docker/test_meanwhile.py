@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from docker_livemig import engine_api
+from docker_livemig.events import Events
 from docker_livemig.exits import EXIT_CODES
 from livemig import errors
 from livemig.errors import LivemigError
@@ -19,6 +21,7 @@ from livemig.frames import FrameType
 from tests.conftest import NothingLeft
 from tests.docker.commands import Command
 from tests.docker.gate import gate
+from tests.docker.inside import inside
 from tests.docker.killers import Stop, stoppable
 from tests.docker.moves import Pair, answers, inspect, move, refused, set_up
 from tests.hosts import Host
@@ -394,3 +397,27 @@ def test_the_complete_copy_is_ended(pair: Pair, what: str) -> None:
     assert "lmb" in message
     assert (state(source), state(target)) == ("running", None)
     assert answers(source, NAME, "6") == "ok 2 6 2"
+
+
+def hear_again(name: str) -> tuple[list[str], list[str]]:
+    """Signal a container before and after a time; return what is heard from then on, in two."""
+    api = engine_api.connect()
+    heard: list[str] = []
+    api.kill(name, "USR1")
+    container = api.inspect_container(name)["Id"]
+
+    def hear(_: str, attributes: dict[str, str]) -> None:
+        heard.append(attributes.get("signal", ""))
+
+    events = Events(container, time.time_ns(), hear, lambda: None)
+    time.sleep(0.5)
+    before = list(heard)
+    api.kill(name, "USR2")
+    time.sleep(0.5)
+    events.close()
+    return before, heard
+
+
+def test_the_engine_leaves_out_what_was_before(pair: Pair) -> None:
+    found = inside(pair[0], hear_again, NAME)
+    assert found == ([], [str(int(signal.SIGUSR2))])
