@@ -52,8 +52,8 @@ class Handover:
         """Decide for the target: from here on the source's copy does not run again."""
         self.watch.enter(SourcePhase.COMMIT)
         self.outgoing.refuse_signals()
-        self.watch.commit()
         self.meanwhile.committed()
+        self.watch.commit()
         self.journal.append(SourceState.COMMITTED)
         self._commitment = self._take_typed()
 

@@ -85,8 +85,13 @@ class Meanwhile:
         self._sealed = True
 
     def committed(self) -> None:
-        """Say that the container has left: nothing breaks the move off from here on."""
+        """Say that the container has left: nothing breaks the move off from here on.
+
+        Raises what stands in the way, and has interrupted nobody yet.
+        """
         with self._changed:
+            if self._problem is not None:
+                raise self._problem
             self._committed = True
 
     def returned(self) -> None:

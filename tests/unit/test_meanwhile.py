@@ -200,6 +200,15 @@ def test_only_the_first_breaks_it_off() -> None:
         watched.watch.freezing()
 
 
+def test_what_came_just_before_the_commit_breaks_it_off() -> None:
+    """Nobody may have been interrupted by then."""
+    watched = Watched()
+    watched.watch.freezing()
+    watched.hear("pause")
+    with pytest.raises(Paused):
+        watched.watch.committed()
+
+
 def test_after_the_commit_a_stop_is_passed_on() -> None:
     watched = Watched()
     watched.watch.freezing()
