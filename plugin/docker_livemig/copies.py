@@ -55,10 +55,17 @@ def look(api: docker.APIClient, container: str) -> Copy:
     state = found["State"]
     pid = int(state.get("Pid") or 0)
     policy = found["HostConfig"].get("RestartPolicy")
-    if pid and (freezer := _freezer(pid)):
+    if pid and (freezer := freezer_of(pid)):
         with suppress(OSError):  # its end may come between, and take the cgroup along
             return Copy(state["Status"], pid, freezer.frozen(), policy)
     return Copy(state["Status"] if not pid else "exited", 0, policy=policy)
+
+
+def freezer_of(pid: int) -> Freezer | None:
+    """Return the freezer of a container's first process, None where it has ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Freezer.of_process(pid)
+    return None
 
 
 def spec_of(journal: Journal, known: Entry | None = None) -> ContainerSpec:
@@ -90,7 +97,7 @@ def let_run(api: docker.APIClient, spec: ContainerSpec, since: float = 0.0) -> N
     copy = look(api, spec.id)
     if copy.status == "gone":
         return
-    if copy.lives and copy.status != "paused" and (freezer := _freezer(copy.pid)):
+    if copy.lives and copy.status != "paused" and (freezer := freezer_of(copy.pid)):
         freezer.thaw()
     _restore_policy(api, spec.id, spec, copy, since)
 
@@ -103,7 +110,7 @@ def end(api: docker.APIClient, journal: Journal) -> None:
         return
     if copy.lives:
         containers.kill(api, spec.id)
-        if freezer := _freezer(copy.pid):
+        if freezer := freezer_of(copy.pid):
             freezer.thaw()
     keep = bool(details.get("keep_source"))
     name = containers.kept_name(spec, journal.move_id)
@@ -119,7 +126,7 @@ def discard(api: docker.APIClient, journal: Journal) -> None:
     container = details.get("container") or _made_by(api, journal)
     if container:
         copy = look(api, container)
-        freezer = _freezer(copy.pid) if copy.lives else None
+        freezer = freezer_of(copy.pid) if copy.lives else None
         containers.remove(api, container, freezer.thaw if freezer else None)
     if loaded := details.get("loaded"):
         images.remove_loaded(api, from_wire(Loaded, loaded))
@@ -133,7 +140,7 @@ def settle_in(api: docker.APIClient, journal: Journal) -> None:
     """
     spec, container = spec_of(journal), journal.details()["container"]
     copy = look(api, container)
-    if copy.lives and (freezer := _freezer(copy.pid)):
+    if copy.lives and (freezer := freezer_of(copy.pid)):
         freezer.thaw()
         if copy.status == "paused":
             hold.running(container)
@@ -196,10 +203,3 @@ def engine_started() -> float:
             with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
                 found.append(procfs.started(each.pid))
     return max(found)
-
-
-def _freezer(pid: int) -> Freezer | None:
-    """Return the freezer of a container's first process, None where it has ended."""
-    with suppress(FileNotFoundError, ProcessLookupError):
-        return Freezer.of_process(pid)
-    return None

@@ -61,8 +61,8 @@ def start_copy(api: docker.APIClient, journal: Journal, freezer: Freezer | None 
     """
     reach(TargetPhase.START)
     if freezer is None:
-        freezer = Freezer.of_process(copies.look(api, journal.details()["container"]).pid)
-    if not freezer.processes():
+        freezer = copies.freezer_of(copies.look(api, journal.details()["container"]).pid)
+    if freezer is None or not freezer.processes():
         look_after(api, journal)
         raise TargetError(
             f"the copy of {copies.spec_of(journal).name} on {os.uname().nodename} was ended before "
