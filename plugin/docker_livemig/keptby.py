@@ -15,6 +15,7 @@ from docker_livemig.containers import ContainerSpec
 from docker_livemig.ownfiles import edited_files
 from livemig.errors import NotCarried
 from livemig.system.handles import CLONE_NEWIPC, set_namespace
+from livemig.system.mounts import read_mounts
 
 _SYSV = {
     "shm": "System V shared memory",
@@ -115,11 +116,8 @@ def _mounts(container_id: str, pid: int) -> Iterator[str]:
     asked = Counter(["/", "/dev/console", *(mount["destination"] for mount in bundle["mounts"])])
     asked.update(linux.get("maskedPaths") or [])
     asked.update(linux.get("readonlyPaths") or [])
-    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
-        fields = line.split()
-        point = fields[4].encode().decode("unicode_escape")
-        if asked[point]:
-            asked[point] -= 1
-        elif not point.startswith(_MANY) and container_id not in fields[3]:
-            kind = fields[fields.index("-") + 1]
-            yield f"the mount at {point} ({kind}), which was made inside it"
+    for mount in read_mounts(pid):
+        if asked[mount.point]:
+            asked[mount.point] -= 1
+        elif not mount.point.startswith(_MANY) and container_id not in mount.root:
+            yield f"the mount at {mount.point} ({mount.kind}), which was made inside it"

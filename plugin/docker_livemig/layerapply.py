@@ -16,7 +16,7 @@ from typing import IO, cast
 from docker_livemig import ondisk
 from docker_livemig.layertar import CHUNK, OPAQUE, XATTR, is_whiteout, whiteout_target
 from livemig.errors import DiskFull, InternalError, LivemigError, TargetError, from_wire
-from livemig.system.mounts import enter_writable_copy
+from livemig.system.mounts import enter_writable_copy, read_mounts
 
 _ESCAPE = "surrogateescape"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -110,16 +110,8 @@ def _limit_memory() -> None:
 
 
 def _mount_points(pid: int) -> set[str]:
-    with open(f"/proc/{pid}/mountinfo", "rb") as lines:
-        points = [line.split(b" ")[4] for line in lines]
-    names = (os.fsdecode(_unescape(point)).lstrip("/") for point in points)
+    names = (mount.point.lstrip("/") for mount in read_mounts(pid))
     return {name for name in names if name}
-
-
-def _unescape(text: bytes) -> bytes:
-    for code, character in ((b"040", b" "), (b"011", b"\t"), (b"012", b"\n"), (b"134", b"\\")):
-        text = text.replace(b"\\" + code, character)
-    return text
 
 
 class _Applier:

@@ -1,14 +1,42 @@
-"""Mount namespaces: a view of another one in which its root can be written."""
+"""Mount namespaces: what is mounted in another one, and a view of it whose root can be written."""
 
 from __future__ import annotations
 
 import ctypes
+import re
+from dataclasses import dataclass
 
+from livemig.system import procfs
 from livemig.system.handles import CLONE_NEWNS, set_namespace
 from livemig.system.libc import syscall
 from livemig.system.numbers import NR_MOUNT, NR_UNSHARE
 
 _MS_REMOUNT, _MS_BIND = 0x20, 0x1000
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A mount as a process sees it: where, what of its file system, and of which type that is."""
+
+    point: str
+    root: str
+    kind: str
+
+
+def read_mounts(pid: int) -> list[Mount]:
+    """Return the mounts of a process's namespace (/proc/PID/mountinfo in proc(5))."""
+    lines = procfs.read_text(f"/proc/{pid}/mountinfo").split("\n")
+    return [_mount(line.split(" ")) for line in lines if line]
+
+
+def _mount(fields: list[str]) -> Mount:
+    root, point = (_ESCAPED.sub(_unescaped, each) for each in fields[3:5])
+    return Mount(point, root, fields[fields.index("-") + 1])
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return chr(int(match[1], 8))
 
 
 def enter_writable_copy(namespace: int) -> None:
