@@ -187,3 +187,26 @@ def test_a_process_that_is_gone_is_told_as_such() -> None:
         pass
     with pytest.raises((FileNotFoundError, ProcessLookupError)):
         procfs.read_areas(child.pid)
+
+
+def test_a_mapped_file_may_be_called_anything(tmp_path: Path) -> None:
+    """Only a line feed ends a line of the kernel's, and it writes that of a name otherwise."""
+    place = tmp_path / "a\rzz\x0bb\x85c\nd"
+    place.write_bytes(b"x" * mmap.PAGESIZE)
+    with (
+        place.open("rb") as file,
+        mmap.mmap(file.fileno(), mmap.PAGESIZE, mmap.MAP_PRIVATE, mmap.PROT_READ),
+    ):
+        (area,) = (a for a in procfs.read_areas(os.getpid()) if a.name == str(place))
+        assert area.start in procfs.read_area_details(os.getpid())
+
+
+def test_the_name_of_a_process_is_one_field() -> None:
+    with Path("/proc/self/comm").open("r+b", buffering=0) as file:
+        own = file.read()
+        file.write(b"a\x0cExtra:\tb")
+        try:
+            status = procfs.read_status(os.getpid())
+        finally:
+            file.write(own.rstrip())
+    assert (status["Name"], "Extra" in status) == ("a\x0cExtra:\tb", False)

@@ -97,7 +97,8 @@ class AreaDetails(NamedTuple):
 
 def read_area_details(pid: int) -> dict[int, AreaDetails]:
     """Return the details of every memory area by its start address: some 15 ms a GiB."""
-    with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="surrogateescape") as lines:
+    path = f"/proc/{pid}/smaps"
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
         return parse_area_details(lines)
 
 
@@ -122,7 +123,7 @@ def read_status(pid: int, tid: int | None = None) -> dict[str, str]:
     """Return the fields of /proc/PID/status, or of one thread's."""
     path = f"/proc/{pid}/status" if tid is None else f"/proc/{pid}/task/{tid}/status"
     fields = {}
-    for line in read_text(path).splitlines():
+    for line in read_text(path).split("\n")[:-1]:
         key, _, value = line.partition(":")
         fields[key] = value.strip()
     return fields
