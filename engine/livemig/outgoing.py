@@ -378,10 +378,8 @@ class Outgoing:
         """Thaw the process so that a call that it waits in ends when it would have ended."""
         call = self._tracee.call
         call.refresh()
-        if call.starts_over() and not self._traced and not is_stopped(self.pid):
+        if call.starts_over() and not is_stopped(self.pid) and self._attach_again():
             deadline = call.deadline
-            self._tracee.attach()
-            self._traced = True
             self._tracee.request_stop()
             self.freezer.thaw()
             self._tracee.await_stop()
@@ -389,6 +387,15 @@ class Outgoing:
         self.freezer.thaw()
         if self._traced:
             end_on_time(self._tracee, self._memory, self._gadgets)
+
+    def _attach_again(self) -> bool:
+        """Attach to a sealed process; False where it is traced, by somebody else for one."""
+        if not self._traced:
+            with suppress(PermissionError):
+                self._tracee.attach()
+                self._traced = True
+                return True
+        return False
 
     def close(self) -> None:
         """Close what this side holds."""

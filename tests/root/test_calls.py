@@ -6,15 +6,15 @@ import errno
 import os
 import select
 import signal
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from livemig.errors import NotCarried
-from livemig.system import procfs
+from livemig.system import procfs, ptrace
 from livemig.system.procfs import PROT_EXEC, Area
 from livemig.waiting import end_on_time
 from tests.root.apps import App
@@ -84,6 +84,42 @@ def undone(caller: Caller, move: Mover, *, live: bool = True) -> None:
     moving.outgoing.extract()
     moving.outgoing.seal()
     moving.give_up()
+
+
+@contextmanager
+def somebody_tracing(pid: int) -> Iterator[None]:
+    """Have another process trace one for the length of a scope, as `strace -p` would."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            ptrace.seize(pid, 0)
+            os.write(writing, b"x")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(writing)
+    try:
+        assert os.read(reading, 1)
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+
+
+def test_a_tracer_who_came_meanwhile_does_not_keep_it_frozen(caller: Caller, move: Mover) -> None:
+    """Somebody looks why it stands still. Its call may take longer then, which is all."""
+    caller.begin("semtimedop")
+    moving = move(caller.app, live=False)
+    moving.outgoing.freeze()
+    moving.round()
+    moving.outgoing.extract()
+    moving.outgoing.seal()
+    with somebody_tracing(caller.app.pid):
+        moving.give_up()
+        assert not caller.app.cgroup.freezer.frozen()
+        assert caller.ended().result == TIMED["semtimedop"]
 
 
 def there_and_back(caller: Caller, move: Mover) -> None:
