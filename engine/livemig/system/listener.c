@@ -23,7 +23,7 @@ struct livemig_ring {
 	_Atomic __u64 turn;  /* odd while a message may be out of the kernel and not yet in here */
 	_Atomic __u64 heard; /* moves that were put in since the beginning */
 	_Atomic __u64 taken; /* of these, by the reader */
-	_Atomic __u64 lost;  /* moves that found no room */
+	_Atomic __u64 lost;  /* moves that found no room since the beginning */
 	__u64 room;
 	struct livemig_move move[];
 };

@@ -48,6 +48,7 @@ class Listener:
         self._memory = mmap.mmap(-1, _HEAD + _ROOM * _MOVE.size)
         self._ring = _Ring.from_buffer(self._memory)
         self._ring.room = _ROOM
+        self._lost = 0
         arguments = (descriptor, self._end, ctypes.byref(self._ring))
         self._thread = threading.Thread(target=_run, args=(listen, *arguments), daemon=True)
         self._thread.start()
@@ -63,8 +64,9 @@ class Listener:
         taken, heard = self._ring.taken, self._ring.heard
         moves = [self._move(number % _ROOM) for number in range(taken, heard)]
         self._ring.taken = heard
-        lost, self._ring.lost = self._ring.lost, 0
-        return moves, bool(lost)
+        # Counted by the thread alone: what it adds just now would be lost by a write of ours.
+        before, self._lost = self._lost, self._ring.lost
+        return moves, self._lost != before
 
     def _move(self, place: int) -> Move:
         start, to, length = _MOVE.unpack_from(self._memory, _HEAD + place * _MOVE.size)
