@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import termios
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -271,7 +270,7 @@ def put(pty: Pty, typed: Typed) -> bytes:
 
 def put_again(pty: Pty, typed: Typed) -> bytes:
     """Do as ``put``, where somebody who was killed may have done so: it is there once."""
-    termios.tcflush(pty.slave, termios.TCIFLUSH)
+    ttys.drop_input(pty.slave)
     return put(pty, typed)
 
 

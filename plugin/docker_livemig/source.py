@@ -321,6 +321,8 @@ class Move:
                 action()
             except (LivemigError, OSError) as error:
                 problems.append(str(error))
+            except Exception as error:  # noqa: BLE001 - the next step is to be done all the same
+                problems.append(f"{type(error).__name__}: {error}")
         return problems
 
     def _note_return(self) -> None:

@@ -21,6 +21,7 @@ from livemig.frames import Frame, FrameType
 from livemig.freezer import Freezer
 from livemig.link import Link
 from livemig.model import Typed
+from livemig.refusing import refusing
 from livemig.stdin import feed, reopen
 from livemig.wire import from_wire, to_wire
 
@@ -222,6 +223,7 @@ class Standing:
         finally:
             os.close(descriptor)
 
+    @refusing("putting in what was typed")
     def _put_typed_again(self, found: Typed) -> None:
         pid = copies.look(self._api, self._container).pid
         if not pid or (pty := terminal.find(pid)) is None:

@@ -112,18 +112,20 @@ def test_a_target_that_does_not_know_of_the_copy_lets_nothing_run(state: str, sa
 class Undone(Move):
     """A move that is undone with a target that may be ready, and notes in which order."""
 
-    def __init__(self, *failing: str, held: bool = True) -> None:
+    def __init__(self, *failing: str, held: bool = True, defect: str = "") -> None:
         super().__init__(MoveRequest("one", "lmb"), cast("ClientWatch", SimpleNamespace()))
         self.watch.detach = lambda: None  # type: ignore[method-assign]
         self._meanwhile = cast("Any", SimpleNamespace(returned=lambda: None))
         self._spec = cast("Any", SimpleNamespace(name="one"))
         self._journal = cast("Any", SimpleNamespace(remove=lambda: self.do("remove")))
-        self._held, self._failing = held, failing
+        self._held, self._failing, self._defect = held, failing, defect
         self.done: list[str] = []
 
     def do(self, what: str) -> None:
         if what in self._failing:
             raise OSError(28, f"{what}: no room")
+        if what == self._defect:
+            raise ValueError(what)
         self.done.append(what)
 
     def _note_return(self) -> None:
@@ -157,6 +159,12 @@ def test_what_cannot_be_noted_is_true_before_the_source_runs() -> None:
     move = Undone("note", held=False)
     move.undo()
     assert move.done == ["release", "policy", "abort"]
+
+
+def test_a_defect_in_one_step_keeps_none_of_the_others_from_being_done() -> None:
+    move = Undone(defect="policy")
+    assert "ValueError: policy" in move.undo()
+    assert move.done == ["note", "release", "abort"]
 
 
 def test_nothing_runs_where_neither_side_can_be_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from livemig.model import Typed
 from livemig.system import ttys
 from livemig.system.ttys import Settings
 from livemig.terminal import Pty
-from livemig.typed import CAPACITY, Keystrokes, keystrokes, plain, put
+from livemig.typed import CAPACITY, Keystrokes, keystrokes, plain, put, put_again
 
 CONTROLS = bytes([3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22, 0, 0, 0])
 USUAL = Settings(0o2400, 5, 0o277, 0o105073, 0, CONTROLS, 38400, 38400)
@@ -81,3 +82,14 @@ def test_what_has_no_room_is_typed_later() -> None:
 def test_signals_that_no_key_sends_are_refused(number: int) -> None:
     with pytest.raises(ProtocolError, match=str(number)):
         put(Pty(0, -1, -1), Typed(signals=(signal.SIGINT, number)))
+
+
+def test_a_terminal_that_was_hung_up_is_an_error_of_the_kernels() -> None:
+    """Which keeps no copy from running; `termios.error`, of the library's, did."""
+    master, slave = os.openpty()
+    os.close(master)
+    try:
+        with pytest.raises(OSError, match="Input/output error"):
+            put_again(Pty(0, -1, slave), Typed())
+    finally:
+        os.close(slave)

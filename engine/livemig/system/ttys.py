@@ -18,6 +18,7 @@ CONTROLS = 19
 WINDOW_SIZE = 8
 _TCGETS2, _TCSETS2 = 0x802C542A, 0x402C542B
 _TCXONC, _TCOOFF, _TCOON = 0x540A, 0, 1
+_TCFLSH, _TCIFLUSH = 0x540B, 0
 _TIOCEXCL, _TIOCGPGRP, _TIOCSTI = 0x540C, 0x540F, 0x5412
 _TIOCGWINSZ, _TIOCSWINSZ = 0x5413, 0x5414
 _TIOCGETD, _TIOCGSID, _TIOCGLCKTRMIOS = 0x5424, 0x5429, 0x5456
@@ -134,6 +135,11 @@ def hold_output(descriptor: int) -> None:
 def release_output(descriptor: int) -> None:
     """Let it go on (TCOON)."""
     fcntl.ioctl(descriptor, _TCXONC, _TCOON)
+
+
+def drop_input(slave: int) -> None:
+    """Forget what was typed and not read (TCIFLUSH)."""
+    fcntl.ioctl(slave, _TCFLSH, _TCIFLUSH)
 
 
 def signal_foreground(master: int, number: int) -> None:
