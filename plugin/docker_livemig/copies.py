@@ -78,11 +78,22 @@ def spec_of(journal: Journal, known: Entry | None = None) -> ContainerSpec:
     try:
         return from_wire(ContainerSpec, details.get("spec"))
     except ProtocolError as error:
-        raise InternalError(
-            f"{journal.path} does not say which container it is about: {error.message}",
-            hint="another version wrote it, which can recover that move, or it is damaged: see "
-            f"what runs on both hosts, and remove {journal.directory}",
-        ) from error
+        raise _silent(journal, f": {error.message}") from error
+
+
+def container_of(journal: Journal) -> str:
+    """Return the ID of a target's copy; InternalError as in `spec_of`."""
+    if container := journal.details().get("container"):
+        return str(container)
+    raise _silent(journal)
+
+
+def _silent(journal: Journal, why: str = "") -> InternalError:
+    return InternalError(
+        f"{journal.path} does not say which container it is about{why}",
+        hint="another version wrote it, which can recover that move, or it is damaged: see what "
+        f"runs on both hosts, and remove {journal.directory}",
+    )
 
 
 # Source
@@ -138,7 +149,7 @@ def settle_in(api: docker.APIClient, journal: Journal) -> None:
     A dockerd may have ended it as it started, and takes its time for that: one that was started
     since the container was held may have done so after the container began to run.
     """
-    spec, container = spec_of(journal), journal.details()["container"]
+    spec, container = spec_of(journal), container_of(journal)
     copy = look(api, container)
     if copy.lives and (freezer := freezer_of(copy.pid)):
         freezer.thaw()

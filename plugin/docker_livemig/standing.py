@@ -62,7 +62,7 @@ def start_copy(api: docker.APIClient, journal: Journal, freezer: Freezer | None 
     """
     reach(TargetPhase.START)
     if freezer is None:
-        freezer = copies.freezer_of(copies.look(api, journal.details()["container"]).pid)
+        freezer = copies.freezer_of(copies.look(api, copies.container_of(journal)).pid)
     if freezer is None or not freezer.processes():
         look_after(api, journal)
         raise TargetError(
@@ -84,7 +84,7 @@ def look_after(api: docker.APIClient, journal: Journal) -> None:
         copies.discard(api, journal)
         journal.remove()
     elif state == TargetState.READY:
-        if not copies.look(api, journal.details()["container"]).lives:
+        if not copies.look(api, copies.container_of(journal)).lives:
             journal.append(TargetState.LOST)
             copies.discard(api, journal)
     elif state == TargetState.LOST:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from docker_livemig import hold, status, sweep
 from docker_livemig.copies import Copy, spec_of
 from docker_livemig.journal import Journal
 from docker_livemig.requests import MoveRequest, Query
-from docker_livemig.steps import SourceState
+from docker_livemig.steps import SourceState, TargetState
 from livemig.errors import InternalError
 from livemig.wire import to_wire
 from tests.unit.test_containers import SPEC
@@ -115,3 +115,17 @@ def test_a_damaged_hold_stands_in_no_other_moves_way(
     assert line.startswith(f"the hold of container {BROKEN[:12]}: ")
     assert "is damaged" in line
     assert hold.registered() == [BROKEN]
+
+
+@pytest.mark.parametrize("state", [TargetState.READY, TargetState.STARTED])
+def test_a_journal_with_a_hole_stands_in_no_other_moves_way(
+    monkeypatch: pytest.MonkeyPatch, state: TargetState
+) -> None:
+    """The line that named the copy is damaged."""
+    monkeypatch.setattr(sweep, "connected", nullcontext)
+    journal = Journal("m1")
+    journal.begin(TargetState.ACCEPTED, spec=to_wire(SPEC), source="there")
+    journal.append(state)
+    journal.leave()
+    (line,) = sweep.sweep(cast("Any", None))
+    assert "moves/m1/journal does not say which container" in line
