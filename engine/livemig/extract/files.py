@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -24,6 +25,8 @@ _F_GETFD, _F_GETOWN_EX = 1, 16  # include/uapi/asm-generic/fcntl.h in Linux
 _OWNER_SIZE = 8  # struct f_owner_ex
 _KEPT_FLAGS = ~(O_CLOEXEC | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY)
 _MEMORY_DEVICES = 1  # major number of null, zero, full, random, urandom
+_CLOSED = (errno.ENOENT, errno.EBADF)
+_LOOKS = 100
 _CARRIED_MINORS = {3, 5, 7, 8, 9}
 _KERNEL_TREES = ("/proc/", "/sys/")
 
@@ -45,9 +48,7 @@ class Descriptions:
         """Return the index of the description behind a descriptor, adding it where it is new."""
         description = self._describe(pid, number)
         for index, (owner, other) in enumerate(self._owners):
-            if self.found[index] == description and handles.same_description(
-                pid, number, owner, other
-            ):
+            if self.found[index] == description and _is_same(pid, number, owner, other):
                 return index
         self.found.append(description)
         self._owners.append((pid, number))
@@ -149,13 +150,36 @@ def _refused(pid: int, number: int, name: str, what: str) -> NotCarried:
 
 
 def read_descriptors(pid: int, descriptions: Descriptions) -> tuple[Descriptor, ...]:
-    """Return the descriptors of a process; what they refer to is added to ``descriptions``."""
-    found = []
-    for number in procfs.descriptors(pid):
-        index = descriptions.place(pid, number)
-        flags = int(procfs.descriptor_info(pid, number)["flags"], 8)
-        found.append(Descriptor(number, index, bool(flags & O_CLOEXEC)))
-    return tuple(found)
+    """Return the descriptors of a process; what they refer to is added to ``descriptions``.
+
+    One that a process which runs closes meanwhile is left out.
+    """
+    looked = (_look(pid, number, descriptions) for number in procfs.descriptors(pid))
+    return tuple(each for each in looked if each is not None)
+
+
+def _look(pid: int, number: int, descriptions: Descriptions) -> Descriptor | None:
+    """Return a descriptor, None where it is closed by now; it may be another file meanwhile."""
+    for again in reversed(range(_LOOKS)):
+        try:
+            index = descriptions.place(pid, number)
+            flags = int(procfs.descriptor_info(pid, number)["flags"], 8)
+            return Descriptor(number, index, bool(flags & O_CLOEXEC))
+        except OSError as error:
+            if error.errno not in _CLOSED or not again:
+                raise
+            if number not in procfs.descriptors(pid):
+                break
+    return None
+
+
+def _is_same(pid: int, number: int, owner: int, other: int) -> bool:
+    try:
+        return handles.same_description(pid, number, owner, other)
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+        return False  # one of the two is closed by now
 
 
 def own_descriptors(pid: int, descriptions: Descriptions, stub: Stub) -> tuple[Descriptor, ...]:
