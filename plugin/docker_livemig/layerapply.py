@@ -30,15 +30,55 @@ _ROOM = 256 << 20  # bytes that the child may take beside what its parent had
 _HOSTS_OWN = ("security.selinux", "security.ima", "security.evm")
 
 
-def apply(root_pid: int, chunks: Iterator[bytes], *, frozen: bool = False) -> None:
+class Writing:
+    """The child that has laid a tar over a container's files, and writes them back until it ends.
+
+    DiskFull, or TargetError that names the path and the reason, where it could not.
+    """
+
+    def __init__(self, child: int, results: int) -> None:
+        self._child = child
+        self._results = os.fdopen(results, "rb")
+
+    def hear(self) -> None:
+        """Wait until the child has done its next part; raises what stood in the way."""
+        if not (answer := self._results.readline()):
+            raise InternalError("the process that writes the container's files died")
+        if failure := json.loads(answer):
+            raise from_wire(failure)
+
+    def finish(self) -> None:
+        """Wait until all is on the disk; may be called again."""
+        if not self._results.closed:
+            try:
+                self.hear()
+            finally:
+                self.close()
+
+    def close(self) -> None:
+        """Wait for the child's end, whatever comes of it."""
+        if not self._results.closed:
+            self._results.close()
+            os.waitpid(self._child, 0)
+
+
+def apply(root_pid: int, chunks: Iterator[bytes]) -> None:
     """Lay a tar over the files of the container that process ``root_pid`` is in.
 
-    When this returns it is on the disk, since the source's files are removed in the end: with all
-    that the file system has, the image for one, or what came alone where the source is ``frozen``
-    and waits. The container may be frozen, too. A child confined to the container's root does it,
-    so that no symbolic link leads out. What is hidden under a mount of the container is left out.
-    DiskFull, or TargetError that names the path and the reason.
+    When this returns it is on the disk, with all that the file system has, the image for one: the
+    source's files are removed in the end. The container may be frozen. A child confined to the
+    container's root does it, so that no symbolic link leads out. What is hidden under a mount of
+    the container is left out. DiskFull, or TargetError that names the path and the reason.
     """
+    _lay(root_pid, chunks, frozen=False).finish()
+
+
+def apply_frozen(root_pid: int, chunks: Iterator[bytes]) -> Writing:
+    """Do the same while the source is frozen and waits; what came is written back meanwhile."""
+    return _lay(root_pid, chunks, frozen=True)
+
+
+def _lay(root_pid: int, chunks: Iterator[bytes], *, frozen: bool) -> Writing:
     root = os.open(f"/proc/{root_pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     namespace = os.open(f"/proc/{root_pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     mounts = _mount_points(root_pid)
@@ -53,17 +93,17 @@ def apply(root_pid: int, chunks: Iterator[bytes], *, frozen: bool = False) -> No
         _applying_child(root, namespace, applier, data_read, result_write)
     for descriptor in (root, namespace, data_read, result_write):
         os.close(descriptor)
+    writing = Writing(child, result_read)
     try:
-        _feed(data_write, chunks)
-    finally:
-        os.close(data_write)
-        with os.fdopen(result_read, "rb") as results:
-            answer = results.read()
-        os.waitpid(child, 0)
-    if not answer:
-        raise InternalError("the process that writes the container's files died")
-    if failure := json.loads(answer):
-        raise from_wire(failure)
+        try:
+            _feed(data_write, chunks)
+        finally:
+            os.close(data_write)
+        writing.hear()
+    except BaseException:
+        writing.close()
+        raise
+    return writing
 
 
 def _feed(sink: int, chunks: Iterator[bytes]) -> None:
@@ -79,7 +119,7 @@ def _feed(sink: int, chunks: Iterator[bytes]) -> None:
 def _applying_child(
     root: int, namespace: int, applier: _Applier, source: int, results: int
 ) -> None:
-    """Apply what comes on ``source`` and write the error, if any; never returns."""
+    """Apply what comes on ``source``, answer, write it back, and answer; never returns."""
     failure: dict[str, str] = {}
     try:
         _limit_memory()
@@ -90,6 +130,8 @@ def _applying_child(
             os.chroot(".")
         os.umask(0)
         applier.run(source)
+        _answer(results, failure)
+        applier.write_back()
     except LivemigError as error:
         failure = error.to_wire()
     except BaseException as error:  # noqa: BLE001 - goes to the parent
@@ -97,9 +139,13 @@ def _applying_child(
     finally:
         # Nothing may get past this: above are the callers of the parent, and what they undo.
         try:
-            os.write(results, json.dumps(failure).encode())
+            _answer(results, failure)
         finally:
             os._exit(0)
+
+
+def _answer(results: int, failure: dict[str, str]) -> None:
+    os.write(results, json.dumps(failure).encode() + b"\n")
 
 
 def _limit_memory() -> None:
@@ -141,8 +187,6 @@ class _Applier:
             for name, times in self._times.items():
                 if _is_kind(name, stat.S_IFDIR):
                     os.utime(name, ns=(times, times))
-            name = "."
-            self._write_back()
         except OSError as error:
             raise _translated(name, error) from error
         except _DAMAGED as error:
@@ -154,12 +198,16 @@ class _Applier:
                 f"the archive of the container's files describes {name!r} at too great a length"
             ) from error
 
-    def _write_back(self) -> None:
+    def write_back(self) -> None:
+        """Have on the disk what came or, while the container runs, all of the file system."""
         changed = self._files | self._times.keys()
-        if self._frozen and len(changed) <= _FEW:
-            ondisk.sync_files(changed)
-        else:
-            ondisk.sync_file_system(".")
+        try:
+            if self._frozen and len(changed) <= _FEW:
+                ondisk.sync_files(changed)
+            else:
+                ondisk.sync_file_system(".")
+        except OSError as error:
+            raise _translated("", error) from error
 
     def _is_hidden(self, name: str) -> bool:
         name = whiteout_target(name) if is_whiteout(name) else name

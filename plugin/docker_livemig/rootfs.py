@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Literal
 
-from docker_livemig.layerapply import apply
+from docker_livemig.layerapply import apply, apply_frozen
 from docker_livemig.layertar import OPAQUE, WHITEOUT, pack, whiteout_of
 from livemig.errors import NotCarried
 
@@ -32,6 +32,7 @@ __all__ = [
     "Entry",
     "Manifest",
     "apply",
+    "apply_frozen",
     "changed",
     "digest",
     "everything",

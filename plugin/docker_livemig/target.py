@@ -17,6 +17,7 @@ from docker_livemig import containers, copies, engine_api, images, rootfs
 from docker_livemig.bundle import seccomp_profile
 from docker_livemig.heldwatch import HeldWatch
 from docker_livemig.journal import Journal
+from docker_livemig.layerapply import Writing
 from docker_livemig.machine import has_foreign_vdso
 from docker_livemig.messages import (
     Commit,
@@ -68,6 +69,7 @@ class Arrival:
         self._has_image = False
         self._laid_out = False
         self._frozen = False
+        self._writing: list[Writing] = []
         self._incoming: Incoming | None = None
         self._held_watch: HeldWatch | None = None
         self._api = engine_api.connect()
@@ -200,7 +202,11 @@ class Arrival:
         reach(TargetPhase.FOLLOW)
 
     def _rootfs(self, frame: Frame) -> None:
-        rootfs.apply(self._pid, self._with_first(frame), frozen=self._frozen)
+        if self._frozen:
+            self._writing.append(rootfs.apply_frozen(self._pid, self._with_first(frame)))
+            self._close.callback(self._writing[-1].close)
+        else:
+            rootfs.apply(self._pid, self._with_first(frame))
         self._link.send(FrameType.ROOTFS_DONE)
 
     def _with_first(self, frame: Frame) -> Iterator[bytes]:
@@ -241,6 +247,8 @@ class Arrival:
         filters = 1 if self._prepare.seccomp else 0
         incoming.rebuild(state.image, filters=filters, sent=sent)
         incoming.seal(state.image)
+        for each in self._writing:
+            each.finish()
         self._end_watch()
         self._journal.append(TargetState.READY, stdin=incoming.stdin_inode)
         standing = Standing(

@@ -114,7 +114,7 @@ def test_what_came_when_it_was_frozen_is_on_the_disk(
     (upper / "old" / "log").unlink()
     (upper / "link").unlink()
     changes = rootfs.changed(before, rootfs.scan(str(upper)))
-    rootfs.apply(target.pid, rootfs.pack(str(upper), changes), frozen=True)
+    rootfs.apply_frozen(target.pid, rootfs.pack(str(upper), changes)).finish()
     wanted = rootfs.listing(str(target.root))
     with disk.losing_power():
         target.close()
