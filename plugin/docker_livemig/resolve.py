@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterable, Set
+from collections.abc import Container, Iterable, Set
 from dataclasses import dataclass
 
 from docker_livemig import health
@@ -19,6 +19,7 @@ from livemig.model import Role
 from livemig.system import procfs
 from livemig.terminal import looked_at
 
+_LOOKS, _PAUSE = 8, 0.0005  # seconds
 _OUTPUTS = {1: Role.STDOUT, 2: Role.STDERR}
 
 
@@ -86,13 +87,26 @@ def _streams(pid: int) -> dict[int, Role]:
     NotCarried where nothing tells.
     """
     ends = _pipes(int(procfs.read_status(pid)["PPid"]))
-    own = {inode: pipe.numbers for inode, pipe in _pipes(pid).items() if inode in ends}
+    own = _own_pipes(pid, ends)
     outputs = {inode: numbers for inode, numbers in own.items() if not ends[inode].writable}
     found = {inode: Role.STDIN for inode in own if inode not in outputs}
     for inode, numbers in outputs.items():
         by_number = (role for number, role in _OUTPUTS.items() if number in numbers)
         others = [each for other, each in outputs.items() if other != inode]
         found[inode] = next(by_number, None) or _role_left(pid, numbers, others)
+    return found
+
+
+def _own_pipes(pid: int, ends: Container[int]) -> dict[int, Set[int]]:
+    """Return the numbers of each pipe of a process that has an end in ``ends``.
+
+    One that a shell sends elsewhere for a moment changes its number, and may be missed by a look.
+    """
+    found: dict[int, Set[int]] = {}
+    for _ in range(_LOOKS):
+        look = {inode: each.numbers for inode, each in _pipes(pid).items() if inode in ends}
+        found = max(found, look, key=len)
+        time.sleep(_PAUSE)
     return found
 
 

@@ -82,3 +82,18 @@ def test_one_that_nothing_tells_is_refused(begin: Begin, script: str) -> None:
     program = begin(script)
     with pytest.raises(NotCarried, match=rf"^process {program.pid}: descriptor 3 leads .* which$"):
         resolve._streams(program.pid)
+
+
+BUSY = "while :; do echo x >>/dev/null; done"
+
+
+def test_one_that_is_away_just_now_is_not_overlooked() -> None:
+    """A shell whose output goes to a file for a moment keeps it at another number meanwhile."""
+    pipe, argv = subprocess.PIPE, ["sh", "-c", BUSY]
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe) as program:
+        try:
+            time.sleep(pace.limit(0.2))
+            found = [resolve._streams(program.pid) for _ in range(500)]
+        finally:
+            program.kill()
+        assert [each for each in found if each != inodes(program)] == []
