@@ -77,8 +77,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Give a slow machine the time that it needs: the limit of every test, by the same factor."""
     for item in items if pace.SLOW > 1 else ():
         marker = item.get_closest_marker("timeout")
-        usual = float(marker.args[0] if marker else config.getini("timeout"))
-        item.add_marker(pytest.mark.timeout(pace.limit(usual)), append=False)
+        if usual := marker.args[0] if marker else config.getini("timeout"):
+            item.add_marker(pytest.mark.timeout(pace.limit(float(usual))), append=False)
 
 
 def required() -> list[str]:

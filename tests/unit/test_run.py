@@ -92,7 +92,7 @@ def test_what_may_not_be_skipped_fails(
     body, mark = (way, "") if way.startswith("pytest") else ("pass", f"@pytest.mark.{way}")
     file = tmp_path / "test_it.py"
     file.write_text(f"import pytest\n{mark}\ndef test_it():\n    {body}\n")
-    environ = {**os.environ, "LIVEMIG_MAY_LACK": allowed or ""}
+    environ = {**os.environ, "LIVEMIG_MAY_LACK": allowed or "", "LIVEMIG_SLOW": "2"}
     if allowed is None:
         del environ["LIVEMIG_MAY_LACK"]
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider"]
