@@ -32,17 +32,19 @@ class Disk:
         self.root.mkdir()
         with self.image.open("wb") as file:
             file.truncate(_SIZE)
-        subprocess.run(["mkfs.ext4", "-q", self.image], check=True, timeout=20)
+        subprocess.run(["mkfs.ext4", "-q", self.image], check=True, timeout=pace.limit(20))
         self._mount()
 
     def _mount(self) -> None:
         subprocess.run(
-            ["mount", "-t", "ext4", "-o", "loop", self.image, self.root], check=True, timeout=20
+            ["mount", "-t", "ext4", "-o", "loop", self.image, self.root],
+            check=True,
+            timeout=pace.limit(20),
         )
 
     def close(self) -> None:
         """Unmount it."""
-        subprocess.run(["umount", self.root], check=True, timeout=20)
+        subprocess.run(["umount", self.root], check=True, timeout=pace.limit(20))
 
     @contextmanager
     def losing_power(self) -> Iterator[None]:
@@ -70,7 +72,7 @@ def target(disk: Disk) -> Overlay:
     (lower / "old").mkdir(parents=True)
     (lower / "old" / "log").write_text("of the image")
     made = Overlay(disk.root / "target", lower)
-    subprocess.run(["sync", "-f", disk.root], check=True, timeout=20)
+    subprocess.run(["sync", "-f", disk.root], check=True, timeout=pace.limit(20))
     return made
 
 
@@ -85,21 +87,28 @@ def upper(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_came_while_it_ran_is_on_the_disk_with_the_image(
-    disk: Disk, target: Overlay, upper: Path
-) -> None:
-    (disk.root / "lower" / "layer").write_text("loaded just now")
-    rootfs.apply(target.pid, rootfs.pack(str(upper), rootfs.everything(rootfs.scan(str(upper)))))
+@contextmanager
+def after_the_loss(disk: Disk, target: Overlay) -> Iterator[Overlay]:
+    """Lose the power, and mount the container's files again: they are what they were."""
     wanted = rootfs.listing(str(target.root))
     with disk.losing_power():
         target.close()
     again = Overlay(disk.root / "target", disk.root / "lower")
     try:
         assert rootfs.listing(str(again.root)) == wanted
-        assert (again.root / "new" / "ledger").read_bytes() == b"acknowledged" * 1000
-        assert (again.root / "layer").read_text() == "loaded just now"
+        yield again
     finally:
         again.close()
+
+
+def test_what_came_while_it_ran_is_on_the_disk_with_the_image(
+    disk: Disk, target: Overlay, upper: Path
+) -> None:
+    (disk.root / "lower" / "layer").write_text("loaded just now")
+    rootfs.apply(target.pid, rootfs.pack(str(upper), rootfs.everything(rootfs.scan(str(upper)))))
+    with after_the_loss(disk, target) as again:
+        assert (again.root / "new" / "ledger").read_bytes() == b"acknowledged" * 1000
+        assert (again.root / "layer").read_text() == "loaded just now"
 
 
 @pytest.mark.parametrize("few", [0, 64])
@@ -115,16 +124,9 @@ def test_what_came_when_it_was_frozen_is_on_the_disk(
     (upper / "link").unlink()
     changes = rootfs.changed(before, rootfs.scan(str(upper)))
     rootfs.apply_frozen(target.pid, rootfs.pack(str(upper), changes)).finish()
-    wanted = rootfs.listing(str(target.root))
-    with disk.losing_power():
-        target.close()
-    again = Overlay(disk.root / "target", disk.root / "lower")
-    try:
-        assert rootfs.listing(str(again.root)) == wanted
+    with after_the_loss(disk, target) as again:
         assert (again.root / "new" / "ledger").read_bytes() == b"the last word"
         assert not (again.root / "link").is_symlink()
-    finally:
-        again.close()
 
 
 def test_the_record_of_a_held_container_says_what_was_written_last(
