@@ -17,7 +17,7 @@ from livemig.tracker import check_tracker
 from tests import pace
 from tests.docker.commands import Command
 from tests.docker.gate import gate
-from tests.docker.moves import Pair, inspect, move
+from tests.docker.moves import Pair, answers, inspect, move
 from tests.hosts import Host, leaks, load_images, snapshot
 from tests.programs import copy_to
 from tests.typist import Typist
@@ -132,6 +132,7 @@ def test_a_file_has_whatever_name_it_has(pair: Pair, recorder_image: str) -> Non
     source, target = pair
     script = r"""cd /tmp; d=$(printf 'caf\351'); mkdir $d; cd $d; exec 5>$d; exec recorder"""
     start(source, recorder_image, "-c", script, docker=("--entrypoint", "sh"))
+    assert answers(source, NAME, "1") == "ok 1 1 1"
     upper = source.path(inspect(source, NAME)["GraphDriver"]["Data"]["UpperDir"])
     directory = os.open(os.fsencode(upper) + b"/tmp/caf\xe9", os.O_RDONLY)
     try:
