@@ -19,7 +19,7 @@ from livemig.model import Role
 from livemig.system import procfs
 from livemig.terminal import looked_at
 
-_LOOKS, _PAUSE = 8, 0.0005  # seconds
+_LOOKS, _PAUSE = 32, 0.0005  # seconds
 _OUTPUTS = {1: Role.STDOUT, 2: Role.STDERR}
 
 
@@ -100,12 +100,15 @@ def _streams(pid: int) -> dict[int, Role]:
 def _own_pipes(pid: int, ends: Container[int]) -> dict[int, Set[int]]:
     """Return the numbers of each pipe of a process that has an end in ``ends``.
 
-    One that a shell sends elsewhere for a moment changes its number, and may be missed by a look.
+    One that a shell sends elsewhere for a moment changes its number, and may be missed by a look:
+    by some two of five, where it does nothing else.
     """
     found: dict[int, Set[int]] = {}
     for _ in range(_LOOKS):
         look = {inode: each.numbers for inode, each in _pipes(pid).items() if inode in ends}
         found = max(found, look, key=len)
+        if len(found) == len(Role):
+            break
         time.sleep(_PAUSE)
     return found
 

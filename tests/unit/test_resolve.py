@@ -84,7 +84,7 @@ def test_one_that_nothing_tells_is_refused(begin: Begin, script: str) -> None:
         resolve._streams(program.pid)
 
 
-BUSY = "while :; do echo x >>/dev/null; done"
+BUSY = "echo begun; while :; do echo x >>/dev/null; done"
 
 
 def test_one_that_is_away_just_now_is_not_overlooked() -> None:
@@ -92,7 +92,8 @@ def test_one_that_is_away_just_now_is_not_overlooked() -> None:
     pipe, argv = subprocess.PIPE, ["sh", "-c", BUSY]
     with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe) as program:
         try:
-            time.sleep(pace.limit(0.2))
+            assert program.stdout
+            assert program.stdout.readline() == b"begun\n"
             found = [resolve._streams(program.pid) for _ in range(500)]
         finally:
             program.kill()
