@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from docker_livemig.ondisk import sync_directory
+from docker_livemig.ondisk import make_directory, sync_directory
 from livemig.errors import InternalError
 from livemig.stub import hold_path
 from livemig.system.handles import CLONE_NEWNS, set_namespace
@@ -43,9 +43,7 @@ def pend(container_id: str, program: Path | None = None, engine: str = "") -> No
     Docker listens that has the container.
     """
     path = _path(container_id)
-    if not path.parent.is_dir():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sync_directory(path.parent.parent)
+    make_directory(path.parent)
     record = {
         "state": "pending",
         "program": str(program or hold_path()),

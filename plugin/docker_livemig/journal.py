@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from docker_livemig import lock
-from docker_livemig.ondisk import sync_directory
+from docker_livemig.ondisk import make_directory, sync_directory
 from livemig.errors import ProtocolError
 
 STATE_DIR = Path("/var/lib/livemig")
@@ -77,7 +77,7 @@ class Journal:
         ProtocolError where another peer of this host has it.
         """
         while self._lock < 0:  # a sweep may remove the empty directory before it is locked
-            self._create()
+            make_directory(self.directory)
             if not self.take(_PATIENCE):
                 break
         if self._lock < 0 or self.path.exists():
@@ -110,7 +110,7 @@ class Journal:
         """
         entry = {"state": state, "time": time.time(), "boot": _boot(), "details": details}
         line = json.dumps(entry) + "\n"
-        self._create()
+        make_directory(self.directory)
         new = not self.path.exists()
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         fd = os.open(self.path, flags, 0o600)
@@ -178,12 +178,6 @@ class Journal:
             self.directory.rmdir()
             sync_directory(self.directory.parent)
         self.leave()
-
-    def _create(self) -> None:
-        if not self.directory.is_dir():
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            sync_directory(self.directory.parent)
-            sync_directory(self.directory.parent.parent)
 
 
 def _together(entries: list[Entry]) -> dict[str, Any]:

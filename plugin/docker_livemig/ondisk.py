@@ -12,6 +12,14 @@ from livemig.system.libc import syscall
 from livemig.system.numbers import NR_SYNCFS
 
 
+def make_directory(path: Path) -> None:
+    """Have a directory that root alone may enter, and its name on the disk. Raises OSError."""
+    if not path.is_dir():
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sync_directory(path.parent)
+        sync_directory(path.parent.parent)
+
+
 def sync_directory(path: Path | str) -> None:
     """Have a directory's own names on the disk. Raises OSError."""
     _sync(path, os.O_DIRECTORY)

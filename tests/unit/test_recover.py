@@ -222,23 +222,31 @@ def ended(journal: Journal, force: Any) -> str | type[LivemigError]:
 @pytest.mark.parametrize(
     ("state", "copy", "force", "result", "after", "acts"),
     [
-        ("committed", ALIVE, "", InDoubt, "committed", []),
-        ("committed", ALIVE, "commit", "runs-there", "committed", ["end"]),
-        ("committed", ALIVE, "abort", "runs-here", "returned", ["let_run"]),
-        ("freezing", DEAD, "", InDoubt, "freezing", []),
-        ("freezing", DEAD, "commit", "runs-there", "committed", ["end"]),
-        ("freezing", DEAD, "abort", "runs-here", "returned", ["let_run"]),
+        (SourceState.COMMITTED, ALIVE, "", InDoubt, "committed", []),
+        (SourceState.COMMITTED, ALIVE, "commit", "runs-there", "committed", ["end"]),
+        (SourceState.COMMITTED, ALIVE, "abort", "runs-here", "returned", ["let_run"]),
+        (SourceState.FREEZING, DEAD, "", InDoubt, "freezing", []),
+        (SourceState.FREEZING, DEAD, "commit", "runs-there", "committed", ["end"]),
+        (SourceState.FREEZING, DEAD, "abort", "runs-here", "returned", ["let_run"]),
         # It was not handed over, and so it runs, whatever the operator takes it for.
-        ("freezing", ALIVE, "", "runs-here", "returned", ["let_run"]),
-        ("freezing", ALIVE, "abort", "runs-here", "returned", ["let_run"]),
-        ("freezing", ALIVE, "commit", Contradicted, "returned", ["let_run"]),
-        ("returned", ALIVE, "commit", Contradicted, "returned", ["let_run"]),
+        (SourceState.FREEZING, ALIVE, "", "runs-here", "returned", ["let_run"]),
+        (SourceState.FREEZING, ALIVE, "abort", "runs-here", "returned", ["let_run"]),
+        (SourceState.FREEZING, ALIVE, "commit", Contradicted, "returned", ["let_run"]),
+        (SourceState.RETURNED, ALIVE, "commit", Contradicted, "returned", ["let_run"]),
+        (TargetState.READY, ALIVE, "", InDoubt, "ready", []),
+        (TargetState.READY, ALIVE, "abort", "ended", "lost", ["discard"]),
+        (TargetState.LOST, ALIVE, "", "ended", "lost", ["discard"]),
+        (TargetState.LOST, ALIVE, "abort", "ended", "lost", ["discard"]),
+        (TargetState.LOST, ALIVE, "commit", Contradicted, "lost", ["discard"]),
+        (TargetState.RUNNING, ALIVE, "", "runs-here", "running", []),
+        (TargetState.RUNNING, ALIVE, "commit", "runs-here", "", []),
+        (TargetState.RUNNING, ALIVE, "abort", Contradicted, "running", []),
     ],
 )
-def test_a_source_that_can_ask_nobody_goes_by_its_journal_and_then_by_the_operator(
+def test_who_can_ask_nobody_goes_by_his_journal_and_then_by_the_operator(
     monkeypatch: pytest.MonkeyPatch,
     alone: list[str],
-    state: str,
+    state: SourceState | TargetState,
     copy: Copy,
     force: str,
     result: str | type[LivemigError],
@@ -246,34 +254,7 @@ def test_a_source_that_can_ask_nobody_goes_by_its_journal_and_then_by_the_operat
     acts: list[str],
 ) -> None:
     monkeypatch.setattr("docker_livemig.copies.look", lambda *_: copy)
-    journal = begin("m1", SourceState(state))
-    assert (ended(journal, force), journal.state, alone) == (result, after, acts)
-
-
-@pytest.mark.parametrize(
-    ("state", "force", "result", "after", "acts"),
-    [
-        ("ready", "", InDoubt, "ready", []),
-        ("ready", "abort", "ended", "lost", ["discard"]),
-        ("lost", "", "ended", "lost", ["discard"]),
-        ("lost", "abort", "ended", "lost", ["discard"]),
-        ("lost", "commit", Contradicted, "lost", ["discard"]),
-        ("running", "", "runs-here", "running", []),
-        ("running", "commit", "runs-here", "", []),
-        ("running", "abort", Contradicted, "running", []),
-    ],
-)
-def test_a_target_that_can_ask_nobody_goes_by_its_journal_and_then_by_the_operator(
-    monkeypatch: pytest.MonkeyPatch,
-    alone: list[str],
-    state: str,
-    force: str,
-    result: str | type[LivemigError],
-    after: str,
-    acts: list[str],
-) -> None:
-    monkeypatch.setattr("docker_livemig.copies.look", lambda *_: ALIVE)
-    journal = arrive("m1", TargetState(state))
+    journal = begin("m1", state) if isinstance(state, SourceState) else arrive("m1", state)
     assert (ended(journal, force), journal.state, alone) == (result, after, acts)
 
 
