@@ -24,7 +24,7 @@ from tests.conftest import NothingLeft
 from tests.docker.commands import Command
 from tests.docker.gate import gate
 from tests.docker.inside import inside
-from tests.docker.killers import Stop, stoppable
+from tests.docker.killers import Stop, engines, stoppable
 from tests.docker.moves import Pair, answers, inspect, move, refused, set_up
 from tests.hosts import Host
 
@@ -167,6 +167,26 @@ def test_a_command_to_the_source(pair: Pair, phase: str, what: str) -> None:
     if case.left in ("running", "paused"):
         count = 1 if what == "restart" else 2
         assert answers(source, name, "6").split()[:2] == ["ok", str(count)]
+
+
+def test_an_engine_that_was_restarted_is_heard_again(pair: Pair) -> None:
+    """With live-restore the container runs on meanwhile, and so does the move."""
+    source, target = pair
+    with (
+        engines(pair, live_restore=True),
+        gate(target, FrameType.ROUND_END) as held,
+        Command(source, NAME, "lmb") as command,
+    ):
+        held.wait()
+        source.stop_engine()
+        source.start_engine()
+        docker(source, CASES["update"].command)
+        held.open()
+        message = command.must_fail(errors.NotCarried)
+    assert "was changed by `docker update` (Memory" in message
+    assert (state(source), state(target)) == ("running", None)
+    assert policy(source) == "unless-stopped"
+    assert answers(source, NAME, "6") == "ok 2 6 2"
 
 
 @pytest.mark.parametrize(
