@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from docker_livemig import layerapply
+from docker_livemig import layerapply, unpack
 
 ESCAPED = 7
 
@@ -18,7 +18,7 @@ def test_the_child_ends_when_nobody_hears_it() -> None:
     child = os.fork()
     if child == 0:
         try:
-            applier = layerapply._Applier(set(), frozen=True)
+            applier = unpack.Unpacking(set(), frozen=True)
             layerapply._applying_child(root, -1, applier, source, results)
         finally:
             os._exit(ESCAPED)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from docker_livemig import hold, layerapply, rootfs
+from docker_livemig import hold, rootfs, unpack
 from tests import pace
 from tests.unit.test_rootfs import Overlay
 from tests.unit.test_runtime import CONFIG, ID, RUNTIME
@@ -115,7 +115,7 @@ def test_what_came_while_it_ran_is_on_the_disk_with_the_image(
 def test_what_came_when_it_was_frozen_is_on_the_disk(
     disk: Disk, target: Overlay, upper: Path, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
-    monkeypatch.setattr(layerapply, "_FEW", few)
+    monkeypatch.setattr(unpack, "_FEW", few)
     before = rootfs.scan(str(upper))
     rootfs.apply(target.pid, rootfs.pack(str(upper), rootfs.everything(before)))
     (upper / "new" / "ledger").write_bytes(b"the last word")
