@@ -11,22 +11,18 @@ import gc
 import os
 import signal
 import sys
-import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TextIO
 
+from docker_livemig import log
 from docker_livemig.exits import SUCCESS, exit_code
 from docker_livemig.far import HELLO_TIMEOUT, facts, local_argv, read_hello
 from docker_livemig.requests import MoveRequest, Query, Recover
-from livemig.errors import DiskFull, InternalError, LivemigError, NotRoot, ProtocolError
+from livemig.errors import DiskFull, LivemigError, NotRoot, ProtocolError
 from livemig.frames import Frame, FrameType
 from livemig.link import Link
 from livemig.wire import from_wire, to_wire
 
-LOG = Path(os.environ.get("LIVEMIG_LOG") or "/var/log/livemig.log")
 _SWITCH_INTERVAL = 0.0005
 _LAST_WORDS = 5.0
 
@@ -74,7 +70,7 @@ def serve(link: Link, roles: Roles, *, caller: str = "") -> int:
         link.name = f"{hello.role} on {hello.host}"
         first = link.receive()
         with (
-            _logged(f"{link.name}: {about}")
+            log.noted(f"{link.name}: {about}")
             if (about := _about(first))
             else contextlib.nullcontext()
         ):
@@ -83,31 +79,8 @@ def serve(link: Link, roles: Roles, *, caller: str = "") -> int:
     except LivemigError as error:
         return _give_up(link, error)
     except Exception as error:  # noqa: BLE001  the one handler at the top
-        return _give_up(link, _no_room(error) or _defect(error))
+        return _give_up(link, _no_room(error) or log.defect(error))
     return SUCCESS
-
-
-@contextlib.contextmanager
-def _logged(what: str) -> Iterator[None]:
-    """Note in the log that something begins, and how it ends."""
-    log(what)
-    try:
-        yield
-    except Exception as error:
-        log(f"{what}: {type(error).__name__}: {error}")
-        raise
-    log(f"{what}: done")
-
-
-def log(text: str) -> None:
-    """Append ``text`` to the log with the time; what cannot be logged is not worth an error."""
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    with contextlib.suppress(OSError), _open_log() as file:
-        file.write(f"{stamp} [{os.getpid()}] {text.rstrip()}\n")
-
-
-def _open_log() -> TextIO:
-    return LOG.open("a", encoding="utf-8", errors="backslashreplace")
 
 
 def _about(first: Frame) -> str:
@@ -154,15 +127,6 @@ def _no_room(error: Exception) -> LivemigError | None:
     )
 
 
-def _defect(error: Exception) -> InternalError:
-    log("".join(traceback.format_exception(error)))
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return InternalError(
-        f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})",
-        hint=f"this is a defect; the traceback is in {LOG} on {os.uname().nodename}",
-    )
-
-
 def _become_root() -> None:
     connection = f"--connection={os.environ.get('SSH_CONNECTION', '')}"
     argv = ["sudo", "-n", "--", *local_argv(), "--sudo", connection]
@@ -179,7 +143,7 @@ def _take_stdio() -> tuple[int, int]:
     rfd, wfd = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     try:
-        out = os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        out = os.open(log.LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError:
         out = os.dup(null)
     os.dup2(null, 0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import docker
-from docker_livemig import copies, engine_api, far, hosts
+from docker_livemig import copies, engine_api, far, hosts, log
 from docker_livemig.journal import Journal
 from docker_livemig.messages import Resume, Settle
 from docker_livemig.requests import MoveRequest, Outcome, Recover, Recovered
@@ -62,7 +62,7 @@ def recover(request: Recover, client: Link) -> None:
         try:
             with engine_api.connected(journal.engine) as api:
                 outcomes.append(_Case(api, journal, request).end())
-        except (LivemigError, OSError) as error:
+        except Exception as error:
             if request.move_id:
                 raise
             outcomes.append(Outcome(journal.move_id, "", "in-doubt", _in_words(error)))
@@ -71,9 +71,11 @@ def recover(request: Recover, client: Link) -> None:
     client.send(FrameType.RECOVERED, to_wire(Recovered(os.uname().nodename, tuple(outcomes))))
 
 
-def _in_words(error: LivemigError | OSError) -> str:
-    hint = error.hint if isinstance(error, LivemigError) else ""
-    return f"{error}; {hint}" if hint else str(error)
+def _in_words(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return str(error)
+    known = error if isinstance(error, LivemigError) else log.defect(error)
+    return f"{known}; {known.hint}" if known.hint else str(known)
 
 
 def find(move_id: str) -> list[Journal]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from docker_livemig import cli, far, peer
+from docker_livemig import cli, far, log, peer
 from docker_livemig.exits import EXIT_CODES
 from docker_livemig.requests import Hello, MoveRequest
 from livemig import errors
@@ -68,7 +68,7 @@ class Served:
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Served]:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(peer, "LOG", tmp_path / "log")
+    monkeypatch.setattr(log, "LOG", tmp_path / "log")
     ours, theirs = (sock.detach() for sock in socket.socketpair())
     played, results = Played(), list[int]()
 
@@ -187,7 +187,7 @@ def test_what_a_host_did_is_in_its_log(served: Served, fails: bool) -> None:
     served.result() if fails else served.link.expect(FrameType.PREPARED, timeout=5)
     served.thread.join(5)
     what = "client on here: PREPARE container='web\\n' source='a' move_id='m1'"
-    begun, ended = peer.LOG.read_text().splitlines()
+    begun, ended = log.LOG.read_text().splitlines()
     assert begun.endswith(f"] {what}")
     assert ended.endswith(f"] {what}: {'DiskFull: disk of b is full' if fails else 'done'}")
 
@@ -201,7 +201,7 @@ def test_a_name_that_is_no_text_is_told_and_logged(served: Served) -> None:
     served.link.send(FrameType.PREPARE, {"source": "a"})
     assert outcome(served.link).message == "/dev/caf?, which was made there"
     assert served.result() == EXIT_CODES[errors.NotCarried]
-    assert r"/dev/caf\udce9" in peer.LOG.read_text()
+    assert r"/dev/caf\udce9" in log.LOG.read_text()
 
 
 def test_a_defect_is_told_and_logged(served: Served) -> None:
@@ -215,7 +215,7 @@ def test_a_defect_is_told_and_logged(served: Served) -> None:
     assert isinstance(error, errors.InternalError)
     assert "KeyError: 'oops' (test_peer.py:" in error.message
     assert served.result() == EXIT_CODES[errors.InternalError]
-    assert "Traceback" in peer.LOG.read_text()
+    assert "Traceback" in log.LOG.read_text()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -231,7 +231,7 @@ def test_a_full_disk_is_no_defect(served: Served, number: int) -> None:
     error = outcome(served.link)
     assert isinstance(error, DiskFull)
     assert "/var/lib/livemig/m1/journal" in error.message
-    assert "Traceback" not in peer.LOG.read_text()
+    assert "Traceback" not in log.LOG.read_text()
 
 
 def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +247,7 @@ def test_a_starter_that_vanishes_is_no_defect(served: Served) -> None:
     greet(served.link)
     served.link.close()
     assert served.result() == EXIT_CODES[errors.LinkLost]
-    assert not peer.LOG.exists()
+    assert not log.LOG.exists()
 
 
 def test_the_engine_that_the_client_named_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -280,7 +280,9 @@ def test_the_operators_word_is_about_one_move(words: tuple[Any, str]) -> None:
     assert {journal.state for journal in journals} == {SourceState.COMMITTED}
 
 
-@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), NoDocker("away")])
+@pytest.mark.parametrize(
+    "failure", [OSError(28, "No space left on device"), NoDocker("away"), KeyError("a defect")]
+)
 def test_what_stands_in_the_way_of_one_move_leaves_the_others(
     monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
