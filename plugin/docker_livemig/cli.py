@@ -347,13 +347,13 @@ def _setup(words: list[str], given: Globals) -> int:
             hint="run it there, as root",
         )
     for line in setup.run(dry_run=options.dry_run, undo=options.undo, engine=endpoint):
-        sys.stdout.write(line + "\n")
+        _show(line)
     return SUCCESS
 
 
 def _version(words: list[str], _given: Globals) -> int:
     _Parser(prog=f"docker {_PLUGIN} version", allow_abbrev=False).parse_args(words)
-    sys.stdout.write(f"docker-livemig {VERSION}, protocol {PROTOCOL}\n")
+    _show(f"docker-livemig {VERSION}, protocol {PROTOCOL}")
     return SUCCESS
 
 
@@ -383,8 +383,21 @@ def _ask(command: str, words: list[str], given: Globals) -> int:
 
 
 def _show(text: str) -> None:
-    """Write what peers told, names of files for one, which may hold what is no text."""
-    sys.stdout.write(readable(text) + "\n")
+    """Write what peers told, names of files for one, which may hold what is no text.
+
+    LivemigError where it cannot be written. Whoever does not read all of it has what he wanted.
+    """
+    try:
+        sys.stdout.write(readable(text) + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer would fail once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise LivemigError(
+                f"what was asked for is done, but standard output takes no word of it: {error}",
+                hint="`docker ps` and `docker livemig status` show what came of it",
+            ) from error
 
 
 _COMMANDS: dict[str, Callable[[list[str], Globals], int]] = {

@@ -17,7 +17,7 @@ import pytest
 from docker_livemig import cli, hosts
 from docker_livemig.exits import EXIT_CODES
 from docker_livemig.version import VERSION
-from livemig.errors import UsageError
+from livemig.errors import LivemigError, UsageError
 from tests import pace
 from tests.unit.leftovers import nothing_left
 
@@ -271,6 +271,19 @@ def test_metadata_comes_before_any_heavy_import() -> None:
     assert metadata["Vendor"]
     assert metadata["ShortDescription"]
     assert metadata["Version"] == VERSION
+
+
+def test_an_output_that_takes_nothing_is_no_defect() -> None:
+    argv = (sys.executable, "-m", "docker_livemig.main", "version")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(argv, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == EXIT_CODES[LivemigError]
+    assert "is done, but standard output takes no word of it: [Errno 28]" in done.stderr
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(argv, check=False, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_one_version_everywhere() -> None:
