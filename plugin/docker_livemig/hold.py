@@ -154,10 +154,17 @@ def _read(container_id: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise InternalError(f"{path} is damaged: {error}") from error
+        raise _damaged(path, str(error)) from error
     if not isinstance(record, dict) or record.get("state") not in _STATES:
-        raise InternalError(f"{path} is damaged: it has no known state")
+        raise _damaged(path, "it has no known state")
     return record
+
+
+def _damaged(path: Path, what: str) -> InternalError:
+    return InternalError(
+        f"{path} is damaged ({what}); where `docker livemig status` shows no move of container "
+        f"{path.stem[:12]}, remove that container, if it is there, and the file"
+    )
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
