@@ -33,7 +33,7 @@ from livemig.wire import from_wire, to_wire
 HELLO_TIMEOUT = 60.0
 _MACHINE_ID = Path("/etc/machine-id")
 _END_GRACE = 2.0
-_LOCAL_PEER = ("-P", "-m", "docker_livemig.main", "peer", "--stdio")
+_PEER = ("peer", "--stdio")
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,14 @@ def connect_ssh(to: hosts.Destination, *, role: str, user: str = "", agent: str 
     return start(hosts.ssh_argv(to), name=to.name, role=role, user=user or None, env=env)
 
 
+def own_argv() -> list[str]:
+    """Return the command that starts this very program, to which its arguments are added."""
+    return [sys.executable, "-P", "-m", "docker_livemig.main"]
+
+
 def local_argv() -> list[str]:
     """Return the command that starts the peer of this very program on this host."""
-    return [sys.executable, *_LOCAL_PEER]
+    return [*own_argv(), *_PEER]
 
 
 def start(

@@ -13,12 +13,11 @@ import errno
 import json
 import os
 import re
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from docker_livemig.ondisk import make_directory, sync_directory
+from docker_livemig import ondisk
 from livemig.errors import InternalError
 from livemig.stub import hold_path
 from livemig.system.handles import CLONE_NEWNS, set_namespace
@@ -43,7 +42,7 @@ def pend(container_id: str, program: Path | None = None, engine: str = "") -> No
     Docker listens that has the container.
     """
     path = _path(container_id)
-    make_directory(path.parent)
+    ondisk.make_directory(path.parent)
     record = {
         "state": "pending",
         "program": str(program or hold_path()),
@@ -81,7 +80,7 @@ def forget(container_id: str) -> None:
     path = _path(container_id)
     with suppress(FileNotFoundError):
         path.unlink()
-        sync_directory(path.parent)
+        ondisk.sync_directory(path.parent)
 
 
 def engine(container_id: str) -> str:
@@ -168,14 +167,4 @@ def _damaged(path: Path, what: str) -> InternalError:
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(record, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    sync_directory(path.parent)
+    ondisk.replace(path, json.dumps(record).encode(), mode=0o600)

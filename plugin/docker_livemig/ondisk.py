@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,30 @@ def make_directory(path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         sync_directory(path.parent)
         sync_directory(path.parent.parent)
+
+
+def replace(path: Path, content: bytes, *, mode: int) -> None:
+    """Put a file in place in one step; one that exists keeps its owner and mode. Raises OSError.
+
+    A symbolic link stays, and leads to the new one.
+    """
+    path = path.resolve()
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if path.exists():
+                was = path.stat()
+                mode = stat.S_IMODE(was.st_mode)
+                os.fchown(handle, was.st_uid, was.st_gid)
+            os.fchmod(handle, mode)
+            file.write(content)
+            file.flush()
+            os.fsync(handle)
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    sync_directory(path.parent)
 
 
 def sync_directory(path: Path | str) -> None:

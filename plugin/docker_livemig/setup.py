@@ -1,5 +1,7 @@
 """`docker livemig setup`: make the OCI runtime known to this host's Docker, or take it back.
 
+Where systemd runs, a unit for the next boot comes with it (`atboot`).
+
 The entry goes into the daemon's configuration file beside what is there already; Docker reads
 ``runtimes`` again on SIGHUP, so no container is disturbed. When it does not take the new file, the
 old one is put back.
@@ -14,7 +16,6 @@ import re
 import shlex
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from docker_livemig import engine_api
+from docker_livemig import atboot, engine_api, ondisk
 from docker_livemig.engine_api import RUNTIME, translating
 from livemig.errors import ContainerError, HostError, NoDocker, NotRoot
 
@@ -136,10 +137,11 @@ def _difference(path: Path, before: str | None, after: str | None) -> list[str]:
 
 
 def _would(undo: bool) -> list[str]:
-    """Return what would become of the runtime's program."""
+    """Return what would become of the runtime's program, and of the unit."""
     if undo:
-        return [f"would remove {INSTALLED}"] if INSTALLED.exists() else []
-    return [] if _is_installed(runtime_program()) else [f"would install {INSTALLED}"]
+        return [f"would remove {each}" for each in (INSTALLED, atboot.UNIT) if each.exists()]
+    due = {INSTALLED: not _is_installed(runtime_program()), atboot.UNIT: atboot.is_due()}
+    return [f"would install {each}" for each in due if due[each]]
 
 
 # Doing it
@@ -160,6 +162,7 @@ def _do(api: docker.APIClient, daemon: Daemon, before: str | None, after: str | 
         if before is None:
             _replace(MARK, json.dumps({"created": str(daemon.config)}).encode(), mode=0o600)
         lines.append(f"registered the runtime {RUNTIME} in {daemon.config}")
+    lines += atboot.install()
     return lines or [f"the runtime {RUNTIME} is registered already"]
 
 
@@ -178,6 +181,7 @@ def _undo(
     if INSTALLED.exists():
         INSTALLED.unlink()
         lines.append(f"removed {INSTALLED}")
+    lines += atboot.remove()
     return lines or [f"the runtime {RUNTIME} is not registered"]
 
 
@@ -306,21 +310,9 @@ def _write(path: Path, text: str | None) -> None:
 
 
 def _replace(path: Path, content: bytes, *, mode: int) -> None:
-    """Put a file in place in one step; one that exists keeps its owner and mode."""
-    path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    """Put a file in place in one step; HostError."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            if path.exists():
-                was = path.stat()
-                mode = was.st_mode & 0o7777
-                os.fchown(handle, was.st_uid, was.st_gid)
-            os.fchmod(handle, mode)
-            file.write(content)
-            file.flush()
-            os.fsync(handle)
-        os.rename(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ondisk.replace(path, content, mode=mode)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
         raise HostError(f"cannot write {path}: {error}") from error

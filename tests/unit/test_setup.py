@@ -77,19 +77,6 @@ def test_the_interpreter_of_the_runtime_exists(monkeypatch: pytest.MonkeyPatch) 
     assert first.endswith(" -IS")
 
 
-def test_replacing_keeps_mode_and_link(tmp_path: Path) -> None:
-    real = tmp_path / "real.json"
-    real.write_text("old")
-    real.chmod(0o600)
-    link = tmp_path / "daemon.json"
-    link.symlink_to(real)
-    setup._replace(link, b"new", mode=0o644)
-    assert link.is_symlink()
-    assert real.read_bytes() == b"new"
-    assert real.stat().st_mode & 0o777 == 0o600
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["daemon.json", "real.json"]
-
-
 def test_only_root_sets_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(NotRoot):

@@ -178,14 +178,25 @@ class Guest:
 
     def stop(self) -> None:
         """Cut its power; what its directory holds stays."""
+        self._disconnect()
+        qemu: Mark | None = load_mark(self._record)
+        if qemu is not None:
+            end(qemu)
+
+    def reset(self, limit: float = BOOT_LIMIT) -> None:
+        """Take its power away for a moment, and return when root can log in again."""
+        self._disconnect()
+        with Monitor(self.dir / "qmp") as monitor:
+            monitor.command("system_reset")
+        self._await_login(time.monotonic() + limit)
+
+    def _disconnect(self) -> None:
+        (self.dir / "docker.sock").unlink(missing_ok=True)
         if (self.dir / "control").exists():
             with suppress(subprocess.TimeoutExpired):
                 subprocess.run(
                     [*self._ssh("-O", "exit")], check=False, capture_output=True, timeout=10
                 )
-        qemu: Mark | None = load_mark(self._record)
-        if qemu is not None:
-            end(qemu)
 
     def remove(self) -> None:
         """End it, and forget its disk."""

@@ -168,19 +168,29 @@ def random_addresses(*guests: Guest) -> Iterator[None]:
 
 
 @contextmanager
-def booted_as(guest: Guest, machine: Machine, model: str) -> Iterator[Guest]:
-    """Have a machine's processors be of another model for a while; it boots for that."""
+def put_back(guest: Guest, machine: Machine) -> Iterator[None]:
+    """Have a machine run on as it was saved after what is done to it in the scope."""
     saved = machine.saved()
-    guest.stop()
-    other = machine.guest(guest.dir.parent, replace(guest.size, model=model))
     try:
-        other.start(replace(machine.parts(saved), memory=None))
-        install(other)
-        yield other
+        yield
     finally:
-        other.stop()
+        guest.stop()
         guest.start(machine.parts(saved))
         install(guest)
+
+
+@contextmanager
+def booted_as(guest: Guest, machine: Machine, model: str) -> Iterator[Guest]:
+    """Have a machine's processors be of another model for a while; it boots for that."""
+    other = machine.guest(guest.dir.parent, replace(guest.size, model=model))
+    with put_back(guest, machine):
+        guest.stop()
+        try:
+            other.start(replace(machine.parts(machine.saved()), memory=None))
+            install(other)
+            yield other
+        finally:
+            other.stop()
 
 
 def stop(root: Path) -> None:

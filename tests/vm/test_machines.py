@@ -17,7 +17,7 @@ from tests.typist import Typist
 
 from . import Guest
 from .conftest import kernels
-from .machines import Machine, Pair, booted_as, random_addresses
+from .machines import Machine, Pair, booted_as, put_back, random_addresses
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("quiet"), pytest.mark.timeout(900)]
 
@@ -145,3 +145,31 @@ def test_a_target_whose_processor_lacks_something_is_refused(
     assert (error["code"], done.returncode) == (MachineMismatch.code, EXIT_CODES[MachineMismatch])
     assert "avx2" in error["message"]
     recorder.wait_for(10, LIMIT)
+
+
+@pytest.mark.long
+def test_a_source_that_loses_its_power_has_its_container_back(machines: Pair) -> None:
+    """It had no restart policy while it was frozen to leave: who gives it back is at the boot."""
+    source, target = machines
+    keep = ["docker", "run", "-d", "-i", "--name", NAME, "--restart", "unless-stopped", RECORDER]
+    try:
+        source.run(keep, timeout=LIMIT)
+        with put_back(source, Machine(0, kernels()[0])):
+            words = ["docker", "livemig", "--verify", "--mode", "stop-and-copy", NAME, target.name]
+            source.run(["systemd-run", "--no-block", *words])
+            frozen = "until grep -qs freezing /var/lib/livemig/*/journal; do sleep 0.05; done"
+            source.run(frozen, timeout=LIMIT)
+            source.reset()
+            _runs_again(source)
+            source.run("docker livemig recover", timeout=LIMIT)
+        assert target.run(LEFT).stdout == ""
+    finally:
+        for guest in machines:
+            guest.run(["docker", "rm", "-f", NAME], timeout=LIMIT, check=False)
+
+
+def _runs_again(source: Guest) -> None:
+    source.run(f"until docker exec {NAME} true; do sleep 1; done", timeout=LIMIT)
+    found = source.run(["docker", "inspect", "-f", "{{.HostConfig.RestartPolicy}}", NAME])
+    assert found.stdout == "{unless-stopped 0}\n"
+    assert f"{NAME}: undone" in source.run("journalctl -b -u livemig-recover -o cat").stdout
