@@ -20,6 +20,7 @@ from tests.root.apps import App
 from tests.root.borrower import Borrower
 from tests.root.conftest import Start
 from tests.root.loopback import Move, Mover
+from tests.root.processor import why_not
 from tests.root.uprobes import probed
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
@@ -100,7 +101,7 @@ WAITS = {"narrow": 3}
 def make(app: App, name: str) -> None:
     app.send(b"1")
     if app.answer() == "lacks":
-        pytest.skip(f"this machine has no {name}, or no memory for it")
+        pytest.skip(why_not(name))
     app.settle(WAITS.get(name, 0))
 
 

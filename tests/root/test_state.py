@@ -22,6 +22,7 @@ from tests.programs import WORKLOADS
 from tests.root.apps import App
 from tests.root.conftest import Start
 from tests.root.loopback import Move, Mover
+from tests.root.processor import why_not
 from tests.root.test_moves import status
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
@@ -63,7 +64,7 @@ def memory_stays_as_it_is() -> Iterator[None]:
 def begin(start: Start, programs: Path, name: str) -> App:
     app = start(programs / "state", name)
     if app.answer() == "lacks":
-        pytest.skip(f"this machine has no {name}, or does not allow it")
+        pytest.skip(why_not(name))
     assert app.ask("check") == "ok"
     app.settle()
     return app

@@ -26,9 +26,9 @@ CHOSEN = (
 )
 EVERY = "layout mapped_files moves relocation state told_moves tracker vdso"
 MAY_LACK = (
-    "PAGEMAP_SCAN,no freezer of cgroup,count system calls,time slice,no getrandom,no droppable,"
-    "no guarded,no late-guard,no memory-merge,no no-writable-code,no sealed,no slice,no tiles,"
-    "no local-segment,no memory-policy,no no-cpuid,no thread-area"
+    "this processor has no,PAGEMAP_SCAN,no freezer of cgroup,count system calls,time slice,"
+    "no getrandom,no droppable,no guarded,no late-guard,no memory-merge,no no-writable-code,"
+    "no sealed,no slice,no local-segment,no memory-policy,no thread-area"
 )
 """What Linux 6.1, our configuration, an emulated processor or one version of cgroup is without."""
 SKIPPED = {"6.1": {"sealed"}, "6.12": set[str]()}

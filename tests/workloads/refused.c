@@ -138,8 +138,11 @@ static int key(void)
 static int keyed(void)
 {
 	char *place = mmap(NULL, SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	long number = key();
 
-	return syscall(SYS_pkey_mprotect, place, SIZE, PROT_READ | PROT_WRITE, key());
+	if (number < 0)
+		return -1; /* for pkey_mprotect(2) that means no key, on any processor */
+	return syscall(SYS_pkey_mprotect, place, SIZE, PROT_READ | PROT_WRITE, number);
 }
 
 /* The kernel gives it the first key that is free: another than where none is allocated. */
