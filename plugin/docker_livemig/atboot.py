@@ -3,7 +3,7 @@
 A container that was frozen to leave has no restart policy, so that Docker makes no second copy of
 it; a copy that was held is not to be started by Docker either. So somebody has to call
 `docker livemig recover` when the host is up. Where a move stays in doubt, the other host being
-away, the unit has failed (`systemctl --failed`), and tries again each minute.
+away, the unit tries again each minute (`systemctl status livemig-recover`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ _TEXT = """\
 Description=End the moves of containers that the end of this host broke off
 After=docker.service network-online.target
 Wants=network-online.target
+ConditionPathExists={program}
 
 [Service]
 Type=oneshot
+UnsetEnvironment=DOCKER_HOST DOCKER_CONTEXT
 ExecStart={argv}
 Restart=on-failure
 RestartSec=60
@@ -37,8 +39,8 @@ WantedBy=multi-user.target
 
 
 def is_due() -> bool:
-    """Tell whether the unit lacks here, or is another version's."""
-    if not _SYSTEMD.is_dir():
+    """Tell whether the unit lacks here, or is another version's; one that is masked stays so."""
+    if not _SYSTEMD.is_dir() or UNIT.is_symlink():
         return False
     return not UNIT.exists() or UNIT.read_text() != _text()
 
@@ -50,29 +52,42 @@ def install() -> list[str]:
     """
     if not is_due():
         return []
-    new = not UNIT.exists()
+    before = UNIT.read_bytes() if UNIT.exists() else None
     try:
         ondisk.replace(UNIT, _text().encode(), mode=0o644)
-    except OSError as error:
-        raise HostError(f"cannot write {UNIT}: {error}") from error
-    _systemctl("daemon-reload")
-    if new:
-        _systemctl("enable", UNIT.name)
+        _systemctl("daemon-reload")
+        if before is None:
+            _systemctl("enable", UNIT.name)
+    except BaseException as error:
+        # So that the next time it is due again.
+        if before is None:
+            UNIT.unlink(missing_ok=True)
+        else:
+            ondisk.replace(UNIT, before, mode=0o644)
+        if isinstance(error, OSError):
+            raise HostError(f"cannot write {UNIT}: {error}") from error
+        raise
     return [f"installed {UNIT}"]
 
 
 def remove() -> list[str]:
     """Take it away; return what was done. Raises HostError."""
-    if not UNIT.exists():
+    if UNIT.is_symlink() or not UNIT.exists():
         return []
-    _systemctl("disable", UNIT.name)
+    if _SYSTEMD.is_dir():
+        _systemctl("disable", "--now", UNIT.name)
     UNIT.unlink()
-    _systemctl("daemon-reload")
+    if _SYSTEMD.is_dir():
+        _systemctl("daemon-reload")
     return [f"removed {UNIT}"]
 
 
 def _text() -> str:
-    return _TEXT.format(argv=" ".join(_word(each) for each in [*own_argv(), "recover"]))
+    program, *words = own_argv()
+    # Of this host's own engine, whatever context root uses; a journal names another one itself.
+    words += ["--context", "default", "livemig", "recover"]
+    argv = " ".join(_word(each) for each in [program, *words])
+    return _TEXT.format(program=program.replace("%", "%%"), argv=argv)
 
 
 def _word(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -377,8 +378,12 @@ def _ask(command: str, words: list[str], given: Globals) -> int:
     )
     options = arguments(parser).parse_args(words)
     text, code = answer(options, hosts.current_endpoint(given.host, given.context))
-    if text:
-        _show(text)
+    try:
+        if text:
+            _show(text)
+    except LivemigError:
+        if code == SUCCESS:
+            raise
     return code
 
 
@@ -388,16 +393,24 @@ def _show(text: str) -> None:
     LivemigError where it cannot be written. Whoever does not read all of it has what he wanted.
     """
     try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it is closed")
         sys.stdout.write(readable(text) + "\n")
         sys.stdout.flush()
+    except BrokenPipeError:
+        _silence()
     except OSError as error:
-        # What is left in the buffer would fail once more at the end.
+        _silence()
+        raise LivemigError(
+            f"what was asked for is done, but standard output takes no word of it: {error}",
+            hint="`docker ps` and `docker livemig status` show what came of it",
+        ) from error
+
+
+def _silence() -> None:
+    """Have what is left in the buffer go nowhere: it would fail once more at the end."""
+    if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            raise LivemigError(
-                f"what was asked for is done, but standard output takes no word of it: {error}",
-                hint="`docker ps` and `docker livemig status` show what came of it",
-            ) from error
 
 
 _COMMANDS: dict[str, Callable[[list[str], Globals], int]] = {

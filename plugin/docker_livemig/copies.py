@@ -9,11 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 from docker.errors import NotFound
 
 import docker
-from docker_livemig import containers, engine_api, hold, images, restarts
+from docker_livemig import containers, hold, images, restarts
 from docker_livemig.containers import ContainerSpec
 from docker_livemig.engine_api import RUNTIME, translating
 from docker_livemig.images import Loaded
@@ -21,7 +20,6 @@ from docker_livemig.journal import Entry, Journal
 from docker_livemig.steps import TargetState
 from livemig.errors import InternalError, ProtocolError, TransferError
 from livemig.freezer import Freezer
-from livemig.system import procfs
 from livemig.wire import from_wire
 
 
@@ -102,15 +100,18 @@ def _silent(journal: Journal, why: str = "") -> InternalError:
 def let_run(api: docker.APIClient, spec: ContainerSpec, since: float = 0.0) -> None:
     """Let the source's container run on as before, with its restart policy.
 
-    One that has ended because Docker was restarted after ``since`` (s since the epoch) is started
-    again, where its policy says so: Docker itself would have done that.
+    One that has ended by itself after ``since`` (s since the epoch; 0: is not looked for), or
+    because Docker was restarted, is started again, where its policy says so: Docker itself would
+    have done that.
     """
     copy = look(api, spec.id)
     if copy.status == "gone":
         return
     if copy.lives and copy.status != "paused" and (freezer := freezer_of(copy.pid)):
         freezer.thaw()
-    _restore_policy(api, spec.id, spec, copy, since)
+    _restore_policy(api, spec.id, spec, copy)
+    if since:
+        restarts.start_again(api, spec.id, spec, since)
 
 
 def end(api: docker.APIClient, journal: Journal) -> None:
@@ -160,26 +161,18 @@ def settle_in(api: docker.APIClient, journal: Journal) -> None:
         with suppress(FileNotFoundError):
             hold.unmount(copy.pid)
     hold.forget(container)
-    since = journal.since(TargetState.HELD)
-    _restore_policy(api, container, spec, copy, since)
-    restarts.start_again(api, container, spec, since)
+    _restore_policy(api, container, spec, copy)
+    restarts.start_again(api, container, spec, journal.since(TargetState.HELD))
 
 
 # Details
 
 
-def _restore_policy(
-    api: docker.APIClient, container: str, spec: ContainerSpec, copy: Copy, since: float
-) -> None:
+def _restore_policy(api: docker.APIClient, container: str, spec: ContainerSpec, copy: Copy) -> None:
     if copy.status == "gone" or not spec.keeps_restarting:
         return
     if copy.policy != spec.restart_policy:
         containers.restore_policy(api, container, spec)
-    # A dockerd that ends its containers as it starts says "kill" of each, as of those that somebody
-    # wanted to end: restarts.start_again could not tell it.
-    if not copy.lives and since and engine_started() > since:
-        with translating(f"starting container {spec.name}", TransferError):
-            api.start(container)
 
 
 def _made_by(api: docker.APIClient, journal: Journal) -> str:
@@ -199,18 +192,3 @@ def _made_by(api: docker.APIClient, journal: Journal) -> str:
             if host.get("Runtime") == RUNTIME and last and each["Created"] >= int(last.time):
                 return str(each["Id"])
     return ""
-
-
-def engine_started() -> float:
-    """Return when this host's dockerd was started, in seconds since the epoch; 0 if unknown."""
-    pid = engine_api.listener()
-    with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-        if psutil.Process(pid).name() == "dockerd":
-            return procfs.started(pid)
-    # systemd(1) listens for it where the socket is activated.
-    found = [0.0]
-    for each in psutil.process_iter(["name", "ppid"]):
-        if (each.info["name"], each.info["ppid"]) == ("dockerd", 1):
-            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-                found.append(procfs.started(each.pid))
-    return max(found)

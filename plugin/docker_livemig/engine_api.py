@@ -7,8 +7,9 @@ import re
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+import psutil
 import requests
 import urllib3
 from docker.errors import APIError, DockerException, NotFound
@@ -23,6 +24,7 @@ from livemig.errors import (
     NoSuchContainer,
     RuntimeMissing,
 )
+from livemig.system import procfs
 
 RUNTIME = "livemig-runc"
 """Name under which the OCI runtime is registered with Docker."""
@@ -63,6 +65,21 @@ def listener(timeout: float | None = None) -> int:
         peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid: int = _UCRED.unpack(peer)[0]
     return pid
+
+
+def engine_started() -> float:
+    """Return when this host's dockerd was started, in seconds since the epoch; 0 if unknown."""
+    pid = listener()
+    with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        if psutil.Process(pid).name() == "dockerd":
+            return procfs.started(pid)
+    # systemd(1) listens for it where the socket is activated.
+    found = [0.0]
+    for each in psutil.process_iter(["name", "ppid"]):
+        if (each.info["name"], each.info["ppid"]) == ("dockerd", 1):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                found.append(procfs.started(each.pid))
+    return max(found)
 
 
 class _Impatient(docker.APIClient):  # type: ignore[misc]

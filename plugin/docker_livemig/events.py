@@ -12,13 +12,13 @@ from typing import Any
 import requests
 from docker.errors import DockerException
 
+import docker
 from docker_livemig import engine_api
 from docker_livemig.containers import ContainerSpec
 from livemig.errors import NoDocker
 
 _BILLION = 1_000_000_000
-_PATIENCE = 60.0  # seconds that an engine has to come back
-_PAUSE = 0.1  # seconds between two tries: it may come back as another socket, or late
+_PAUSE = 0.02  # seconds between two tries: what Docker is told next is to be heard
 
 # Docker's names (moby/sys/signal), whatever the C library has taken for itself.
 _FIRST, _LAST = 34, 64
@@ -29,6 +29,9 @@ _REAL_TIME = {
     **{f"RTMAX-{each}": _LAST - each for each in range(1, 15)},
 }
 
+CAME_BACK = ""
+"""No action of Docker's: the engine was away, and nobody tells what was done by then."""
+
 Hear = Callable[[str, dict[str, str]], None]
 
 
@@ -38,31 +41,42 @@ class Events:
     ``hear`` gets each action (the first word of it, as `docker events` has it) and its attributes,
     those of networks too (connect, disconnect), with the rest of the action under an empty name.
     What happened from ``since`` on (ns since the epoch) is heard too; what was before, the engine
-    leaves out. An engine that ends and comes back, as with live-restore, is listened to again;
-    ``over`` is called when it stays away, or we were closed. NoDocker where it does not answer now.
-    ``api`` is a connection that only the thread uses.
+    leaves out.
+
+    An engine that ends and comes back is listened to again. Of a container that it does not leave
+    alone (live-restore) it says "kill" before it hears anybody, as it does of one that somebody
+    ends: so only what comes after its return is heard, and CAME_BACK before it.
+
+    ``over`` is called when nothing is heard any more. NoDocker where the engine does not answer at
+    first. ``api`` is a connection that only the thread uses, and ``close`` closes.
     """
 
-    def __init__(self, container: str, since: int, hear: Hear, over: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        api: docker.APIClient,
+        container: str,
+        since: int,
+        hear: Hear,
+        over: Callable[[], None],
+    ) -> None:
+        self._api = api
         self._container = container
-        self._since = since
         self._hear = hear
         self._over = over
         self._closed = threading.Event()
-        self.api = engine_api.connect()
-        self._begin()
+        self._begin(since)
         threading.Thread(target=self._listen, name="docker events", daemon=True).start()
 
     def close(self) -> None:
         """Stop listening."""
         self._closed.set()
         self._end_stream()
-        self.api.close()
+        self._api.close()
 
-    def _begin(self) -> None:
+    def _begin(self, since: int) -> None:
         with engine_api.translating("listening to Docker", NoDocker):
-            self._stream = self.api.events(
-                since=f"{self._since // _BILLION}.{self._since % _BILLION:09d}",
+            self._stream = self._api.events(
+                since=f"{since // _BILLION}.{since % _BILLION:09d}",
                 filters={"type": ["container", "network"]},
                 decode=True,
             )
@@ -73,26 +87,31 @@ class Events:
 
     def _listen(self) -> None:
         try:
-            listening = True
-            while listening:
+            with self._unless_it_ends():
                 self._follow()
-                listening = self._begin_again()
+            while self._begin_again():
+                with self._unless_it_ends():
+                    self._hear(CAME_BACK, {})
+                    self._follow()
         finally:
             self._over()
 
-    def _follow(self) -> None:
+    @staticmethod
+    def _unless_it_ends() -> suppress:
         # What closing the stream under it raises depends on where the thread reads.
-        with suppress(OSError, ValueError, AttributeError, requests.RequestException):
-            for event in self._stream:
-                self._since = int(event.get("timeNano") or self._since - 1) + 1
-                self._sort(event)
+        return suppress(OSError, ValueError, AttributeError, requests.RequestException)
+
+    def _follow(self) -> None:
+        for event in self._stream:
+            self._sort(event)
 
     def _begin_again(self) -> bool:
-        """Tell whether the engine says more: of what happened while nobody heard it, too."""
-        deadline = time.monotonic() + _PATIENCE
-        while time.monotonic() < deadline and not self._closed.wait(_PAUSE):
+        """Return once the engine answers again and is listened to; False when we are closed."""
+        while not self._closed.wait(_PAUSE):
             with suppress(NoDocker):
-                self._begin()
+                with engine_api.translating("waiting for Docker", NoDocker):
+                    self._api.ping()
+                self._begin(time.time_ns())
                 if self._closed.is_set():  # it may have closed the one before
                     self._end_stream()
                 return True

@@ -17,6 +17,7 @@ from docker_livemig import hosts
 from docker_livemig.requests import Hello, MoveRequest
 from docker_livemig.version import PROTOCOL, VERSION
 from livemig.errors import (
+    HostError,
     HostUnreachable,
     InternalError,
     LinkLost,
@@ -115,9 +116,14 @@ def start(
             cwd="/",
             user=user,
         )
-    except OSError as error:
+    except (OSError, KeyError) as error:
         os.close(there[1])
         os.close(back[0])
+        if isinstance(error, KeyError):
+            raise HostError(
+                f"{name}: ssh is to run as {user}, and {os.uname().nodename} knows no such user",
+                hint="have the user there, or call the command as another one",
+            ) from error
         raise HostUnreachable(f"{name}: cannot run {argv[0]}: {error.strerror}") from error
     finally:
         os.close(there[0])

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 
+from docker_livemig import engine_api
 from docker_livemig.containers import ContainerSpec
 from docker_livemig.events import Events, stop_signal
 from livemig.errors import LivemigError, TargetError
@@ -24,7 +25,8 @@ class HeldWatch:
         self._spec = spec
         self._interrupt = interrupt
         self._told = False
-        self._events = Events(container, time.time_ns(), self._hear, lambda: None)
+        api = engine_api.connect()
+        self._events = Events(api, container, time.time_ns(), self._hear, lambda: None)
 
     def end(self) -> None:
         """Interrupt nothing any more: the container is complete. Costs no time."""

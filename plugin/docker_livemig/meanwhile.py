@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from docker_livemig import containers, health
+from docker_livemig import containers, engine_api, health
 from docker_livemig.containers import ContainerSpec
-from docker_livemig.events import Events, stop_signal
+from docker_livemig.events import CAME_BACK, Events, stop_signal
 from docker_livemig.messages import Finish
 from livemig.errors import (
     LivemigError,
@@ -61,13 +61,15 @@ class Meanwhile:
             "die": self._on_die,
             "start": self._on_start,
             "update": self._on_update,
+            CAME_BACK: self._on_update,
             "rename": self._on_rename,
             "exec_start": self._on_exec,
             "extract-to-dir": self._on_copy,
             "connect": self._on_network,
             "disconnect": self._on_network,
         }
-        self._events = Events(spec.id, since, self._hear, self._over)
+        self._api = engine_api.connect()
+        self._events = Events(self._api, spec.id, since, self._hear, self._over)
 
     @property
     def _name(self) -> str:
@@ -205,11 +207,11 @@ class Meanwhile:
         if self._committed:
             self.restarted = True
             with suppress(LivemigError):
-                containers.kill(self._events.api, self._spec.id)
+                containers.kill(self._api, self._spec.id)
 
     def _on_update(self, _: dict[str, str]) -> LivemigError | None:
         """Ours, of the restart policy, is one of them; so what it is now is what counts."""
-        found = self._events.api.inspect_container(self._spec.id)["HostConfig"]
+        found = self._api.inspect_container(self._spec.id)["HostConfig"]
         policies = [self._spec.restart_policy, containers.NO_POLICY] if self._frozen else []
         wanted = {**self._spec.host_config}
         if found.get("RestartPolicy") in policies:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
@@ -24,9 +25,11 @@ def make_directory(path: Path) -> None:
 def replace(path: Path, content: bytes, *, mode: int) -> None:
     """Put a file in place in one step; one that exists keeps its owner and mode. Raises OSError.
 
-    A symbolic link stays, and leads to the new one.
+    A symbolic link stays, and leads to the new one. FileExistsError where that is no file.
     """
     path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "something else than a file is there", str(path))
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -12,7 +12,7 @@ import time
 
 import docker
 from docker_livemig.containers import ContainerSpec
-from docker_livemig.engine_api import translating
+from docker_livemig.engine_api import engine_started, translating
 from docker_livemig.events import stop_signal
 from livemig.errors import TransferError
 
@@ -20,7 +20,9 @@ from livemig.errors import TransferError
 def start_again(api: docker.APIClient, container: str, spec: ContainerSpec, since: float) -> None:
     """Start a container that has ended by itself ``since`` then (s since the epoch).
 
-    That is, where its policy says so, which it has again by now. Nothing where it is gone.
+    That is, where its policy says so, which it has again by now. Nothing where it is gone. A
+    dockerd that ends its containers as it starts says "kill" of each, as of those that somebody
+    wanted to end: where one has started since then, nobody is taken to have wanted it.
     """
     if not spec.keeps_restarting:
         return
@@ -28,7 +30,9 @@ def start_again(api: docker.APIClient, container: str, spec: ContainerSpec, sinc
         if not api.containers(all=True, filters={"id": container, "status": "exited"}):
             return
         code = int(api.inspect_container(container)["State"]["ExitCode"])
-        if _wants(spec, code) and not _was_told_to_end(api, container, spec, since):
+        if not _wants(spec, code):
+            return
+        if engine_started() > since > 0 or not _was_told_to_end(api, container, spec, since):
             api.start(container)
 
 

@@ -431,7 +431,7 @@ def hear_again(name: str) -> str:
     def hear(_: str, attributes: dict[str, str]) -> None:
         heard.put(attributes.get("signal", ""))
 
-    events = Events(container, time.time_ns(), hear, lambda: None)
+    events = Events(engine_api.connect(), container, time.time_ns(), hear, lambda: None)
     try:
         api.kill(name, "USR2")
         return heard.get(timeout=pace.limit(10))

@@ -47,13 +47,12 @@ def test_it_comes_once_and_goes(unit: Path) -> None:
     assert atboot.is_due()
     assert atboot.install() == [f"installed {unit}"]
     assert calls(unit) == ["daemon-reload", "enable livemig-recover.service"]
-    assert f'ExecStart="{sys.executable}" "-P" "-m" "docker_livemig.main" "recover"\n' in (
-        unit.read_text()
-    )
+    words = '"docker_livemig.main" "--context" "default" "livemig" "recover"'
+    assert f'ExecStart="{sys.executable}" "-P" "-m" {words}\n' in unit.read_text()
     assert not atboot.is_due()
     assert atboot.install() == []
     assert atboot.remove() == [f"removed {unit}"]
-    assert calls(unit) == ["disable livemig-recover.service", "daemon-reload"]
+    assert calls(unit) == ["disable --now livemig-recover.service", "daemon-reload"]
     assert not unit.exists()
 
 
@@ -66,8 +65,30 @@ def test_one_that_somebody_disabled_stays_so(unit: Path, monkeypatch: pytest.Mon
     assert r'ExecStart="/opt/50%%/\"$$x\"/python3" "-P"' in unit.read_text()
 
 
-def test_a_systemd_that_does_not_do_it_is_named(unit: Path) -> None:
+def test_one_that_is_masked_stays_so(unit: Path) -> None:
     (unit.parent / "system").mkdir()
+    unit.symlink_to("/dev/null")
+    assert not atboot.is_due()
+    assert atboot.install() == atboot.remove() == []
+    assert unit.is_symlink()
+    assert calls(unit) == []
+
+
+@pytest.mark.parametrize("before", [None, "of an older version"])
+def test_a_systemd_that_does_not_do_it_is_named(unit: Path, before: str | None) -> None:
+    """What it did not take is not there, so that the next time it is asked again."""
+    (unit.parent / "system").mkdir()
+    if before:
+        unit.write_text(before)
     unit.with_name("broken").touch()
     with pytest.raises(HostError, match=r"`systemctl daemon-reload` failed: no bus"):
         atboot.install()
+    assert (unit.read_text() if unit.exists() else None) == before
+    unit.with_name("broken").unlink()
+    assert atboot.install() == [f"installed {unit}"]
+
+
+def test_it_goes_without_systemd_too(unit: Path) -> None:
+    unit.write_text("from a time when systemd ran here")
+    assert atboot.remove() == [f"removed {unit}"]
+    assert calls(unit) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -279,6 +280,9 @@ def test_an_output_that_takes_nothing_is_no_defect() -> None:
         done = subprocess.run(argv, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == EXIT_CODES[LivemigError]
     assert "is done, but standard output takes no word of it: [Errno 28]" in done.stderr
+    done = run("sh", "-c", f"{shlex.join(argv)} >&-")
+    assert done.returncode == EXIT_CODES[LivemigError]
+    assert "no word of it: [Errno 9] it is closed" in done.stderr
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(argv, check=False, stdout=writer, stderr=subprocess.PIPE, text=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from docker_livemig import containers, health, heldwatch, meanwhile
-from docker_livemig.events import stop_signal
+from docker_livemig import containers, engine_api, health, heldwatch, meanwhile
+from docker_livemig.events import CAME_BACK, stop_signal
 from docker_livemig.meanwhile import Meanwhile
 from docker_livemig.messages import Finish
 from livemig.errors import (
@@ -28,26 +28,33 @@ from tests.unit.test_containers import SPEC
 NO, ALWAYS = {"Name": "no", "MaximumRetryCount": 0}, {"Name": "always", "MaximumRetryCount": 0}
 
 
-class FakeEvents:
-    """Says what a test says, and shows a container that has changed."""
+class FakeEngine:
+    """Shows a container that has changed."""
 
     host_config: dict[str, Any] = {}  # noqa: RUF012
+
+    def inspect_container(self, _: str) -> dict[str, Any]:
+        return {"HostConfig": self.host_config}
+
+
+class FakeEvents:
+    """Says what a test says."""
+
     last: FakeEvents
 
     def __init__(
         self,
+        api: object,
         container: str,
         since: int,
         hear: Callable[[str, dict[str, str]], None],
         over: Callable[[], None],
     ) -> None:
+        assert isinstance(api, FakeEngine)
         assert container
         assert since >= 0
-        self.say, self.over, self.api = hear, over, self
+        self.say, self.over = hear, over
         FakeEvents.last = self
-
-    def inspect_container(self, _: str) -> dict[str, Any]:
-        return {"HostConfig": self.host_config}
 
     def close(self) -> None:
         """End."""
@@ -57,6 +64,7 @@ class FakeEvents:
 def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (meanwhile, heldwatch):
         monkeypatch.setattr(module, "Events", FakeEvents)
+    monkeypatch.setattr(engine_api, "connect", FakeEngine)
 
 
 class Watched:
@@ -185,11 +193,12 @@ def test_updates(
     frozen: bool,
     error: type[LivemigError] | None,
 ) -> None:
-    monkeypatch.setattr(FakeEvents, "host_config", found)
-    watched = Watched()
-    if frozen:
-        watched.watch.freezing()
-    assert watched.hear("update") is error
+    monkeypatch.setattr(FakeEngine, "host_config", found)
+    for said in ("update", CAME_BACK):
+        watched = Watched()
+        if frozen:
+            watched.watch.freezing()
+        assert watched.hear(said) is error
 
 
 def test_only_the_first_breaks_it_off() -> None:
@@ -232,7 +241,7 @@ def test_after_the_commit_a_stop_is_passed_on() -> None:
 def test_after_the_commit_what_only_the_source_got_is_told(
     monkeypatch: pytest.MonkeyPatch, action: str, attributes: dict[str, str], what: str
 ) -> None:
-    monkeypatch.setattr(FakeEvents, "host_config", {"Memory": 1, "RestartPolicy": NO})
+    monkeypatch.setattr(FakeEngine, "host_config", {"Memory": 1, "RestartPolicy": NO})
     watched = Watched()
     watched.watch.freezing()
     watched.watch.committed()

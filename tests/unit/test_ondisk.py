@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -22,8 +24,12 @@ def test_replacing_keeps_mode_and_link(tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.iterdir()) == ["daemon.json", "real.json"]
 
 
-def test_what_cannot_be_put_in_place_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "taken").mkdir()
-    with pytest.raises(IsADirectoryError):
-        ondisk.replace(tmp_path / "taken", b"new", mode=0o644)
-    assert [each.name for each in tmp_path.iterdir()] == ["taken"]
+def test_what_is_no_file_stays(tmp_path: Path) -> None:
+    device = tmp_path / "device"
+    os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    (tmp_path / "link").symlink_to(device)
+    for name in ("device", "link"):
+        with pytest.raises(FileExistsError):
+            ondisk.replace(tmp_path / name, b"new", mode=0o644)
+    assert stat.S_ISCHR(device.stat().st_mode)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["device", "link"]

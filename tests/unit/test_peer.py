@@ -18,7 +18,7 @@ from docker_livemig import cli, far, log, peer
 from docker_livemig.exits import EXIT_CODES
 from docker_livemig.requests import Hello, MoveRequest
 from livemig import errors
-from livemig.errors import DiskFull, LivemigError
+from livemig.errors import DiskFull, HostError, HostUnreachable, LivemigError
 from livemig.frames import Body, Frame, FrameType
 from livemig.link import Link
 from livemig.wire import from_wire, to_wire
@@ -380,3 +380,10 @@ def test_the_real_program_greets_and_leaves_no_stray_output(
     assert isinstance(outcome(other.link), errors.ProtocolError)
     other.close()
     assert other.process.returncode == EXIT_CODES[errors.ProtocolError]
+
+
+def test_a_user_that_this_host_does_not_know_is_named() -> None:
+    """As at a boot, when a directory service is not up yet: no reason for the operator's word."""
+    with pytest.raises(HostError, match="is to run as nobody-of-ours") as caught:
+        far.start(["ssh"], name="there", role="peer", user="nobody-of-ours")
+    assert not isinstance(caught.value, HostUnreachable)

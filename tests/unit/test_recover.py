@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -344,6 +345,15 @@ def test_the_exit_code_tells_whether_a_move_stays_in_doubt(
     assert cli.main(["recover", "--format", form]) == code
     said = capsys.readouterr().out
     assert all(f"so it is {each}" in said for each in results)
+
+
+def test_a_move_in_doubt_is_told_though_nobody_hears_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recovered = Recovered("here", (Outcome("m1", "", "in-doubt", ""),))
+    monkeypatch.setattr("docker_livemig.client.end_moves", lambda *_: recovered)
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.main(["recover"]) == EXIT_CODES[InDoubt]
 
 
 def test_each_move_is_ended_with_the_engine_that_it_began_with(
