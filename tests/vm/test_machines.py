@@ -156,7 +156,7 @@ def test_a_source_that_loses_its_power_has_its_container_back(machines: Pair) ->
     source, target = machines
     keep = ["docker", "run", "-d", "-i", "--name", NAME, "--restart", "unless-stopped", RECORDER]
     try:
-        source.run([*keep, "--memory", "128"], timeout=LIMIT)
+        source.run([*keep, "--heap", "128"], timeout=LIMIT)
         with put_back(source, Machine(0, kernels()[0])):
             words = ["docker", "livemig", "--mode", "stop-and-copy", NAME, target.name]
             source.run(["systemd-run", "--no-block", *words])
