@@ -169,9 +169,10 @@ def test_a_command_to_the_source(pair: Pair, phase: str, what: str) -> None:
         assert answers(source, name, "6").split()[:2] == ["ok", str(count)]
 
 
-def test_an_engine_that_was_restarted_is_heard_again(pair: Pair) -> None:
+def test_an_engine_that_was_restarted_is_heard_again(pair: Pair, nothing_left: NothingLeft) -> None:
     """With live-restore the container runs on meanwhile, and so does the move."""
     source, target = pair
+    nothing_left.ignore("processes")  # the engine is another one
     with (
         engines(pair, live_restore=True),
         gate(target, FrameType.ROUND_END) as held,
