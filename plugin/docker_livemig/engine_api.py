@@ -43,8 +43,8 @@ _PORT_IN_USE = re.compile(r"port is already allocated|address already in use", r
 
 _UCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
-# docker-py lets through what the connection below it raises while an answer is read.
-_FAILURES = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError)
+FAILURES = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError)
+"""What docker-py raises: it lets through what the connection below it does while it reads."""
 
 
 def address() -> str:
@@ -93,7 +93,7 @@ def connect(timeout: int = TIMEOUT) -> docker.APIClient:
     """Return a connection to the engine of this host; NoDocker when none answers."""
     try:
         return _Impatient(base_url=address(), version="auto", timeout=timeout)
-    except _FAILURES as error:
+    except FAILURES as error:
         raise NoDocker(
             f"no Docker engine answers at {address()} on {os.uname().nodename}: {_reason(error)}",
             hint="install Docker Engine there, or start it with `systemctl start docker`",
@@ -122,7 +122,7 @@ def translating(
     """Turn Docker's errors inside the block into ours; ``doing`` begins the message."""
     try:
         yield
-    except _FAILURES as error:
+    except FAILURES as error:
         raise translate(error, doing, default, name=name) from error
 
 

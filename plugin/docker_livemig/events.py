@@ -5,11 +5,10 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-import requests
 from docker.errors import DockerException
 
 import docker
@@ -87,23 +86,26 @@ class Events:
 
     def _listen(self) -> None:
         try:
-            with self._unless_it_ends():
-                self._follow()
+            self._follow()
             while self._begin_again():
-                with self._unless_it_ends():
-                    self._hear(CAME_BACK, {})
-                    self._follow()
+                self._tell(CAME_BACK, {})
+                self._follow()
         finally:
             self._over()
 
-    @staticmethod
-    def _unless_it_ends() -> suppress:
-        # What closing the stream under it raises depends on where the thread reads.
-        return suppress(OSError, ValueError, AttributeError, requests.RequestException)
-
     def _follow(self) -> None:
-        for event in self._stream:
+        for event in self._said():
             self._sort(event)
+
+    def _said(self) -> Iterator[dict[str, Any]]:
+        # What closing the stream under it raises depends on where the thread reads.
+        with suppress(OSError, ValueError, AttributeError, *engine_api.FAILURES):
+            yield from self._stream
+
+    def _tell(self, action: str, attributes: dict[str, str]) -> None:
+        # Who looks at the container of an engine that ends meanwhile looks again when it is back.
+        with suppress(*engine_api.FAILURES):
+            self._hear(action, attributes)
 
     def _begin_again(self) -> bool:
         """Return once the engine answers again and is listened to; False when we are closed."""
@@ -123,7 +125,7 @@ class Events:
         of_network = event.get("Type") == "network"
         if self._container == (attributes.get("container") if of_network else actor.get("ID")):
             action, _, rest = str(event.get("Action", "")).partition(": ")
-            self._hear(action, {**attributes, "": rest})
+            self._tell(action, {**attributes, "": rest})
 
 
 def stop_signal(spec: ContainerSpec) -> int:

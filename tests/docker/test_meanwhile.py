@@ -169,7 +169,10 @@ def test_a_command_to_the_source(pair: Pair, phase: str, what: str) -> None:
         assert answers(source, name, "6").split()[:2] == ["ok", str(count)]
 
 
-def test_an_engine_that_was_restarted_is_heard_again(pair: Pair, nothing_left: NothingLeft) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["ended", "killed"])
+def test_an_engine_that_was_restarted_is_heard_again(
+    pair: Pair, nothing_left: NothingLeft, how: signal.Signals
+) -> None:
     """With live-restore the container runs on meanwhile, and so does the move."""
     source, target = pair
     nothing_left.ignore("processes")  # the engine is another one
@@ -179,7 +182,7 @@ def test_an_engine_that_was_restarted_is_heard_again(pair: Pair, nothing_left: N
         Command(source, NAME, "lmb") as command,
     ):
         held.wait()
-        source.stop_engine()
+        source.stop_engine(how)
         source.start_engine()
         docker(source, CASES["update"].command)
         held.open()
