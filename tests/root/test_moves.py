@@ -365,24 +365,31 @@ def test_a_copy_that_is_confined_otherwise_is_told(carried: App, move: Mover) ->
 
 PLACE = 0x70_0000_0000
 ONE = Mapping(PLACE, PLACE + 4096, 3, Kind.ANONYMOUS)
-LAYOUTS = {
-    "overlap": (ONE, replace(ONE, end=PLACE + 8192)),
-    "descending": (ONE, replace(ONE, start=PLACE - 8192, end=PLACE - 4096)),
-    "empty": (replace(ONE, end=PLACE),),
-    "negative": (replace(ONE, end=PLACE - 4096),),
-    "unaligned": (replace(ONE, start=PLACE + 8),),
-    "unaligned-end": (replace(ONE, end=PLACE + 4097),),
-    "below": (replace(ONE, start=-4096, end=0),),
-    "kernel": (replace(ONE, start=1 << 63, end=(1 << 63) + 4096),),
-    "huge": (replace(ONE, start=0, end=1 << 70),),
+TWICE, NO_PAGES, LOW = (
+    "overlaps itself at",
+    "has no mapping of pages at",
+    "is below vm.mmap_min_addr",
+)
+LAYOUTS: dict[str, tuple[str, tuple[Mapping, ...]]] = {
+    "overlap": (TWICE, (ONE, replace(ONE, end=PLACE + 8192))),
+    "descending": (TWICE, (ONE, replace(ONE, start=PLACE - 8192, end=PLACE - 4096))),
+    "empty": (TWICE, (replace(ONE, end=PLACE),)),
+    "negative": (TWICE, (replace(ONE, end=PLACE - 4096),)),
+    "unaligned": (NO_PAGES, (replace(ONE, start=PLACE + 8),)),
+    "unaligned-end": (NO_PAGES, (replace(ONE, end=PLACE + 4097),)),
+    "below": (TWICE, (replace(ONE, start=-4096, end=0),)),
+    "low": (LOW, (replace(ONE, start=0, end=4096),)),
+    "kernel": (NO_PAGES, (replace(ONE, start=1 << 63, end=(1 << 63) + 4096),)),
+    "huge": (NO_PAGES, (replace(ONE, start=0, end=1 << 70),)),
 }
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_layout_that_cannot_be_is_refused(carried: App, move: Mover, name: str) -> None:
+    words, mappings = LAYOUTS[name]
     moving = move(carried, live=False)
-    with pytest.raises(ProtocolError, match="layout"):
-        moving.incoming.follow(LayoutUpdate(Layout(1, LAYOUTS[name]), ()))
+    with pytest.raises(ProtocolError, match=rf"the layout {words}"):
+        moving.incoming.follow(LayoutUpdate(Layout(1, mappings), ()))
     moving.give_up()
 
 
