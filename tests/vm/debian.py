@@ -124,7 +124,8 @@ def prepare() -> Path:
     disk = ready_disk()
 
     def make_saved(directory: Path) -> None:
-        with running(Guest(directory / "guest")) as guest:
+        # Not in the cache, which may be anywhere: the names of sockets have to be short.
+        with running(Guest(state_root() / "making" / "debian")) as guest:
             guest.start(replace(Parts.of(disks.debian()), disk=disk))
             clone(guest)
             make(guest, "images", "hosts", limit=DEMO_LIMIT)

@@ -26,6 +26,8 @@ NICE = 10
 FROZEN = ("disk.qcow2", "memory")
 COMMAND_LINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 tsc=reliable quiet"
 ENGINE = "/run/docker.sock"
+LONGEST = 90
+"""Bytes that ssh(1) can do with for the name of its control socket: unix(7), less what it adds."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,10 @@ class Guest:
 
     def start(self, parts: Parts, limit: float = BOOT_LIMIT) -> None:
         """Start it afresh, and return when root can log in; VmError says what it wrote last."""
+        if len(bytes(self.dir / "control")) > LONGEST:
+            raise VmError(
+                f"{self.dir} is too long a name for a guest's sockets: LIVEMIG_VM_DIR names another"
+            )
         self.remove()
         self.dir.mkdir(parents=True)
         shutil.copyfile(parts.key, self.dir / "key")
