@@ -45,6 +45,11 @@ def is_due() -> bool:
     return not UNIT.exists() or UNIT.read_text() != _text()
 
 
+def is_there() -> bool:
+    """Tell whether there is one to take away: one that is masked is not."""
+    return UNIT.exists() and not UNIT.is_symlink()
+
+
 def install() -> list[str]:
     """Have the unit called at every boot; return what was done. Raises HostError.
 
@@ -72,7 +77,7 @@ def install() -> list[str]:
 
 def remove() -> list[str]:
     """Take it away; return what was done. Raises HostError."""
-    if UNIT.is_symlink() or not UNIT.exists():
+    if not is_there():
         return []
     if _SYSTEMD.is_dir():
         _systemctl("disable", "--now", UNIT.name)

@@ -97,7 +97,7 @@ def _silent(journal: Journal, why: str = "") -> InternalError:
 # Source
 
 
-def let_run(api: docker.APIClient, spec: ContainerSpec, since: float = 0.0) -> None:
+def let_run(api: docker.APIClient, spec: ContainerSpec, since: float) -> None:
     """Let the source's container run on as before, with its restart policy.
 
     One that has ended by itself after ``since`` (s since the epoch; 0: is not looked for), or

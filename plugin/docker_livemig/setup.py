@@ -139,7 +139,8 @@ def _difference(path: Path, before: str | None, after: str | None) -> list[str]:
 def _would(undo: bool) -> list[str]:
     """Return what would become of the runtime's program, and of the unit."""
     if undo:
-        return [f"would remove {each}" for each in (INSTALLED, atboot.UNIT) if each.exists()]
+        there = {INSTALLED: INSTALLED.exists(), atboot.UNIT: atboot.is_there()}
+        return [f"would remove {each}" for each in there if there[each]]
     due = {INSTALLED: not _is_installed(runtime_program()), atboot.UNIT: atboot.is_due()}
     return [f"would install {each}" for each in due if due[each]]
 

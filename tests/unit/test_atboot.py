@@ -69,6 +69,7 @@ def test_one_that_is_masked_stays_so(unit: Path) -> None:
     (unit.parent / "system").mkdir()
     unit.symlink_to("/dev/null")
     assert not atboot.is_due()
+    assert not atboot.is_there()
     assert atboot.install() == atboot.remove() == []
     assert unit.is_symlink()
     assert calls(unit) == []

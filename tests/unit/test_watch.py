@@ -60,14 +60,13 @@ def test_the_other_side_waits_longer_than_what_it_waits_for() -> None:
 
 
 def test_the_limit_of_the_move_names_the_step(both: Both) -> None:
-    watch = ClientWatch(both.client, 0.1)
-    watch.attach(both.target)
-    watch.enter(SourcePhase.FILES)
-    with (
-        not_before(0.1),
-        pytest.raises(StepTimeout, match=r"longer than 0\.1 s, in the step files"),
-    ):
-        both.target.receive(5)
+    late = r"longer than 0\.1 s, in the step files"
+    with not_before(0.1):
+        watch = ClientWatch(both.client, 0.1)
+        watch.attach(both.target)
+        watch.enter(SourcePhase.FILES)
+        with pytest.raises(StepTimeout, match=late):
+            both.target.receive(5)
     watch.end()
 
 
