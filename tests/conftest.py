@@ -159,10 +159,16 @@ class NothingLeft:
         self._ignored.add(kind)
 
     def check(self) -> None:
-        """Fail if anything was left; what is about to end has a little time for that."""
+        """Fail if anything was left; what is about to end has a little time for that.
+
+        Files of ours are removed then: the next test sees all moves of its hosts.
+        """
         deadline = time.monotonic() + SETTLE
         while (left := self._left()) and time.monotonic() < deadline:
             time.sleep(0.1)
+        for host in self._pair:
+            if files := left.get(host.name, {}).get("files"):
+                host.run(["rm", "-rf", *files])
         assert not left, f"left behind: {left}"
 
     def _left(self) -> dict[str, dict[str, list[str]]]:

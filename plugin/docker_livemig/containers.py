@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 import requests
 from docker.errors import APIError, NotFound
 
@@ -43,9 +44,7 @@ REMOVE_LIMIT = 30.0
 """Seconds that a container has to go."""
 
 _CONFLICT = 409
-_GOING = "marked for removal"
-# What containerd says of a container whose end Docker has not taken note of (its init_state.go).
-_ENDING = ("cannot update a stopped container", "cannot update a deleted process")
+_GOING, _LEAVING = "marked for removal", ("removing", "dead")
 _ENDING_LIMIT, _PAUSE = 10.0, 0.05
 NO_POLICY = {"Name": "no", "MaximumRetryCount": 0}
 _EMPTY: tuple[Any, ...] = (None, "", 0, -1, [], {}, False, [0, 0])
@@ -161,16 +160,16 @@ def restore_policy(api: docker.APIClient, container_id: str, spec: ContainerSpec
         return
     deadline = time.monotonic() + _ENDING_LIMIT
     with translating(f"setting the restart policy of {spec.name}", TransferError):
-        while not _goes(api, container_id):
+        while (state := _state(api, container_id))["Status"] not in _LEAVING:
             try:
                 api.update_container(container_id, restart_policy=spec.restart_policy)
                 return
             except APIError as error:
-                if _GOING in str(error) or _goes(api, container_id):
+                if _GOING in str(error):
                     return  # removed while we asked
-                # It is just ending: the engine cannot update it until it has taken note of that.
-                ending = any(words in str(error) for words in _ENDING)
-                if not ending or time.monotonic() > deadline:
+                # The engine updates a container that it takes to run by runc, which cannot where it
+                # has ended: until the engine has taken note of that.
+                if not _has_ended(state["Pid"]) or time.monotonic() > deadline:
                     raise
                 time.sleep(_PAUSE)
 
@@ -377,13 +376,20 @@ def _require_running(found: dict[str, Any]) -> None:
         )
 
 
-def _goes(api: docker.APIClient, container_id: str) -> bool:
-    """Tell whether a container is gone, or is just being removed."""
+def _state(api: docker.APIClient, container_id: str) -> dict[str, Any]:
+    """Return what the engine says of a container's state; of one that is gone, "dead"."""
     try:
-        status = api.inspect_container(container_id)["State"]["Status"]
+        return dict(api.inspect_container(container_id)["State"])
     except NotFound:
+        return {"Status": "dead", "Pid": 0}
+
+
+def _has_ended(pid: int) -> bool:
+    """Tell whether a container's first process is gone; 0: it was, when the engine said so."""
+    try:
+        return not pid or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return True
-    return bool(status in ("removing", "dead"))
 
 
 def _upper_dir(found: dict[str, Any]) -> str:

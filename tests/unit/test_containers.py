@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -30,6 +32,7 @@ from livemig.errors import (
     NoDocker,
     NoSuchContainer,
     RuntimeMissing,
+    TransferError,
 )
 
 SPEC = ContainerSpec(
@@ -235,12 +238,23 @@ def test_no_engine_is_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
     assert "install" in caught.value.hint
 
 
-@pytest.mark.parametrize("what", ["a stopped container", "a deleted process"])
+@pytest.mark.parametrize("what", ["zombie", "reaped", "noted"])
 def test_the_policy_of_one_that_is_just_ending_comes_back(what: str) -> None:
     """Docker does not take it until it has noted the end: a race, so this engine is none."""
-    engine = Ending(f"cannot update {what}: unknown")
-    restore_policy(engine, SPEC.id, SPEC)
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        if what == "reaped":
+            process.wait()
+        engine = Refusing(0 if what == "noted" else process.pid)
+        restore_policy(engine, SPEC.id, SPEC)
     assert engine.policies == [SPEC.restart_policy] * 3
+
+
+def test_a_policy_that_the_engine_does_not_take_is_an_error_at_once() -> None:
+    engine = Refusing(os.getpid())
+    with pytest.raises(TransferError, match=r"restart policy of .*: it cannot be updated"):
+        restore_policy(engine, SPEC.id, SPEC)
+    assert len(engine.policies) == 1
 
 
 BOTH = [{"HostIp": "0.0.0.0", "HostPort": "32768"}, {"HostIp": "::", "HostPort": "32769"}]
@@ -270,17 +284,17 @@ def test_ways_that_changed_are_told(
     assert all(words in text for text, words in zip(found, changes, strict=True))
 
 
-class Ending:
-    """An engine that has to be asked three times."""
+class Refusing:
+    """An engine that has to be asked three times to update a container with that process."""
 
-    def __init__(self, words: str) -> None:
-        self._words = words
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
         self.policies: list[Any] = []
 
     def inspect_container(self, _: str) -> dict[str, Any]:
-        return {"State": {"Status": "running", "Dead": False, "RemovalInProgress": False}}
+        return {"State": {"Status": "running", "Pid": self._pid}}
 
     def update_container(self, _: str, restart_policy: Any) -> None:
         self.policies.append(restart_policy)
         if len(self.policies) < 3:
-            raise APIError(self._words)
+            raise APIError("it cannot be updated")
