@@ -35,6 +35,7 @@ from livemig.errors import (
     NotCarried,
     NotRunning,
     Paused,
+    ProcessGone,
     ProtocolError,
     TransferError,
     UnderWay,
@@ -148,10 +149,16 @@ def _refuse_uncarried(spec: ContainerSpec, info: dict[str, Any]) -> None:
 
 
 def set_policy_no(api: docker.APIClient, spec: ContainerSpec) -> None:
-    """Keep Docker from starting the container again, durably (15 ms)."""
-    if spec.keeps_restarting:
-        with translating(f"setting the restart policy of {spec.name}", TransferError):
+    """Keep Docker from starting the container again, durably (15 ms); ProcessGone if it ended."""
+    if not spec.keeps_restarting:
+        return
+    with translating(f"setting the restart policy of {spec.name}", TransferError):
+        try:
             api.update_container(spec.id, restart_policy=NO_POLICY)
+        except APIError as error:
+            if _has_ended(spec.pid):
+                raise ProcessGone(f"container {spec.name} ended before it was frozen") from error
+            raise
 
 
 def restore_policy(api: docker.APIClient, container_id: str, spec: ContainerSpec) -> None:

@@ -21,6 +21,7 @@ from docker_livemig.containers import (
     differences,
     kept_name,
     restore_policy,
+    set_policy_no,
 )
 from docker_livemig.uncarried import uncarried
 from livemig import wire
@@ -31,6 +32,7 @@ from livemig.errors import (
     NameTaken,
     NoDocker,
     NoSuchContainer,
+    ProcessGone,
     RuntimeMissing,
     TransferError,
 )
@@ -255,6 +257,18 @@ def test_a_policy_that_the_engine_does_not_take_is_an_error_at_once() -> None:
     with pytest.raises(TransferError, match=r"restart policy of .*: it cannot be updated"):
         restore_policy(engine, SPEC.id, SPEC)
     assert len(engine.policies) == 1
+
+
+@pytest.mark.parametrize(
+    ("pid", "error"), [(0, ProcessGone), (os.getpid(), TransferError)], ids=["ended", "lives"]
+)
+def test_one_that_has_ended_before_its_freeze_is_said_to_have(
+    pid: int, error: type[LivemigError]
+) -> None:
+    """So it is asked what Docker tells of the end."""
+    with pytest.raises(error) as caught:
+        set_policy_no(Refusing(pid), replace(SPEC, pid=pid))
+    assert type(caught.value) is error
 
 
 BOTH = [{"HostIp": "0.0.0.0", "HostPort": "32768"}, {"HostIp": "::", "HostPort": "32769"}]
