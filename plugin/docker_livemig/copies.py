@@ -12,7 +12,7 @@ from typing import Any
 from docker.errors import NotFound
 
 import docker
-from docker_livemig import containers, hold, images, restarts
+from docker_livemig import hold, images, lifecycle, restarts
 from docker_livemig.containers import ContainerSpec
 from docker_livemig.engine_api import RUNTIME, translating
 from docker_livemig.images import Loaded
@@ -121,12 +121,13 @@ def end(api: docker.APIClient, journal: Journal) -> None:
     if copy.status == "gone":
         return
     if copy.lives:
-        containers.kill(api, spec.id)
-        if freezer := freezer_of(copy.pid):
+        freezer = freezer_of(copy.pid)  # a process that has ended does not lead there
+        lifecycle.kill(api, spec.id)
+        if freezer:
             freezer.thaw()
     keep = bool(details.get("keep_source"))
-    name = containers.kept_name(spec, journal.move_id)
-    containers.remove_source(api, spec, keep=keep, new_name=name)
+    name = lifecycle.kept_name(spec, journal.move_id)
+    lifecycle.remove_source(api, spec, keep=keep, new_name=name)
 
 
 # Target
@@ -139,7 +140,7 @@ def discard(api: docker.APIClient, journal: Journal) -> None:
     if container:
         copy = look(api, container)
         freezer = freezer_of(copy.pid) if copy.lives else None
-        containers.remove(api, container, freezer.thaw if freezer else None)
+        lifecycle.remove(api, container, freezer.thaw if freezer else None)
     if loaded := details.get("loaded"):
         images.remove_loaded(api, from_wire(Loaded, loaded))
 
@@ -156,8 +157,7 @@ def settle_in(api: docker.APIClient, journal: Journal) -> None:
         freezer.thaw()
         if copy.status == "paused":
             hold.running(container)
-            with translating(f"unpausing container {spec.name}", TransferError):
-                api.unpause(container)
+            lifecycle.unpause(api, container, spec.name)
         with suppress(FileNotFoundError):
             hold.unmount(copy.pid)
     hold.forget(container)
@@ -172,7 +172,7 @@ def _restore_policy(api: docker.APIClient, container: str, spec: ContainerSpec, 
     if copy.status == "gone" or not spec.keeps_restarting:
         return
     if copy.policy != spec.restart_policy:
-        containers.restore_policy(api, container, spec)
+        lifecycle.restore_policy(api, container, spec)
 
 
 def _made_by(api: docker.APIClient, journal: Journal) -> str:

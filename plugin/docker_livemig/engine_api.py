@@ -100,6 +100,18 @@ def connect(timeout: int = TIMEOUT) -> docker.APIClient:
         ) from error
 
 
+def stays(patience: int) -> bool:
+    """Tell whether the engine takes new connections: one that was told to end does not any more.
+
+    Its other connections live on for a while. ``patience``: seconds that it has to answer.
+    """
+    try:
+        connect(patience).close()
+    except NoDocker:
+        return False
+    return True
+
+
 @contextmanager
 def connected(to: str) -> Iterator[docker.APIClient]:
     """Have the engine at ``to`` (empty: as it is) for this host's in the scope, and yield it."""
@@ -206,3 +218,8 @@ def _innermost(error: BaseException) -> BaseException:
         if isinstance(inner, BaseException):
             return _innermost(inner)
     return error
+
+
+def timed_out(error: Exception) -> bool:
+    """Tell whether the engine did not answer in time; docker-py has several ways to say so."""
+    return isinstance(_innermost(error), TimeoutError | urllib3.exceptions.ReadTimeoutError)

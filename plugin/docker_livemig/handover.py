@@ -125,6 +125,7 @@ class Handover:
         try:
             self.outgoing.kill()
             self._forward_input(stdin)
+            self.meanwhile.await_restart()
             copies.end(self.api, self.journal)
             self.journal.remove()
             self.meanwhile.await_end()

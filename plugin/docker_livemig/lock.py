@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from docker_livemig.containers import ContainerSpec
-from livemig.errors import UnderWay
+from livemig.errors import NotRunning, UnderWay
 from livemig.system import procfs
 
 _PAUSE = 0.05
@@ -68,9 +68,14 @@ def _owners(place: Path) -> list[int]:
 def alone(spec: ContainerSpec) -> Iterator[None]:
     """Be the only one on this host who moves the container; UnderWay where another peer does.
 
+    NotRunning where it is gone.
+
     The lock is on the directory of its files, which is there as long as the container.
     """
-    handle = acquire(Path(spec.upper_dir))
+    try:
+        handle = acquire(Path(spec.upper_dir))
+    except FileNotFoundError as error:
+        raise NotRunning(f"container {spec.name} ended, and was removed") from error
     if handle is None:
         raise UnderWay(
             f"container {spec.name} is being moved already",

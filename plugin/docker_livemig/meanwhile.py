@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from docker_livemig import containers, engine_api, health
+from docker_livemig import containers, engine_api, health, lifecycle
 from docker_livemig.containers import ContainerSpec
 from docker_livemig.events import CAME_BACK, Events, stop_signal
 from docker_livemig.messages import Finish
@@ -26,6 +26,8 @@ from livemig.errors import (
 )
 
 _LATE = 3.0  # seconds that the engine has to tell of an end that the kernel told already
+_ENGINE = 10  # seconds that an engine has to answer that is not just ending
+_RESTART = 3.0  # seconds between the end of a container and its start by `docker restart`
 _AGAIN = "move it again when that is done"
 
 
@@ -118,6 +120,15 @@ class Meanwhile:
         with self._changed:
             self._changed.wait_for(lambda: self._ended, _LATE)
 
+    def await_restart(self) -> None:
+        """Wait until a container that was told to end, and has, may have been started again.
+
+        `docker restart` does that; once its end is seen to by us, Docker starts none.
+        """
+        with self._changed:
+            if self.told_to_end:
+                self._changed.wait_for(lambda: self.restarted, _RESTART)
+
     def last_word(self) -> Finish:
         """Return what the other host has to be told, where Docker's word came too late here."""
         return Finish(stop=self.told_to_end and not self.restarted, restart=self.restarted)
@@ -179,6 +190,8 @@ class Meanwhile:
         number = int(attributes.get("signal") or 0)
         if number not in (signal.SIGKILL, stop_signal(self._spec)):
             return self._on_signal(number)
+        if not engine_api.stays(_ENGINE):
+            return None  # a dockerd that ends stops its containers, which nobody has asked for
         self.told_to_end = True
         return NotRunning(
             f"{self._name} was told to end by Docker (stop, restart, kill, rm) while it was being "
@@ -205,9 +218,11 @@ class Meanwhile:
     def _on_start(self, _: dict[str, str]) -> None:
         """It would be the second copy: `docker restart` does not ask anybody."""
         if self._committed:
-            self.restarted = True
+            with self._changed:
+                self.restarted = True
+                self._changed.notify_all()
             with suppress(LivemigError):
-                containers.kill(self._api, self._spec.id)
+                lifecycle.kill(self._api, self._spec.id)
 
     def _on_update(self, _: dict[str, str]) -> LivemigError | None:
         """Ours, of the restart policy, is one of them; so what it is now is what counts."""

@@ -187,8 +187,11 @@ class _Case:
             wish = Settle(self.journal.move_id, self.request.force)
             other.link.send(FrameType.SETTLE, to_wire(wish))
             say_where(self.api, self.journal, other.link)
-        if copies.look(self.api, str(details.get("container", ""))).lives:
+        copy = copies.look(self.api, str(details.get("container", "")))
+        if copy.lives:
             return self.outcome("runs-here", "completed: it runs here")
+        if copy.status != "gone":  # what is undone is removed
+            return self.outcome("ended", f"completed: it is here, and has ended ({copy.status})")
         return self.outcome("ended", "undone: nothing of it is left here")
 
     def target_alone(self, host: str, error: HostError) -> Outcome:

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import suppress
+
+from docker.errors import NotFound
 
 import docker
+from docker_livemig import lifecycle
 from docker_livemig.containers import ContainerSpec
 from docker_livemig.engine_api import engine_started, translating
 from docker_livemig.events import stop_signal
@@ -26,14 +30,14 @@ def start_again(api: docker.APIClient, container: str, spec: ContainerSpec, sinc
     """
     if not spec.keeps_restarting:
         return
-    with translating(f"starting container {spec.name}", TransferError):
+    with translating(f"starting container {spec.name}", TransferError), suppress(NotFound):
         if not api.containers(all=True, filters={"id": container, "status": "exited"}):
             return
         code = int(api.inspect_container(container)["State"]["ExitCode"])
         if not _wants(spec, code):
             return
         if engine_started() > since > 0 or not _was_told_to_end(api, container, spec, since):
-            api.start(container)
+            lifecycle.start(api, container)
 
 
 def _wants(spec: ContainerSpec, exit_code: int) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 import xxhash
 
-from docker_livemig import containers, engine_api, far, health, images, restarts, rootfs
+from docker_livemig import containers, engine_api, far, health, images, lifecycle, restarts, rootfs
 from docker_livemig.bundle import seccomp_profile
 from docker_livemig.handover import Handover
 from docker_livemig.journal import Journal
@@ -115,12 +115,9 @@ class Move:
         return self._summary(running)
 
     def _move(self) -> Running:
-        self._resolved = resolve(self._spec)
-        refuse(self._spec, self._resolved)
-        if self.request.mode == "live":
-            check_tracker(self.request.tracker)
         self._journal = Journal(self.move_id)
         try:
+            self._look()
             self._connect()
             self._prepare()
             self._create()
@@ -138,6 +135,13 @@ class Move:
         return running
 
     # Phases that can be undone
+
+    def _look(self) -> None:
+        self._resolved = resolve(self._spec)
+        with telling_death(self._spec.pid):
+            refuse(self._spec, self._resolved)
+        if self.request.mode == "live":
+            check_tracker(self.request.tracker)
 
     def _connect(self) -> None:
         self.watch.enter(SourcePhase.CONNECT)
@@ -234,7 +238,7 @@ class Move:
         self._freezing = True
         self._journal.append(SourceState.FREEZING)
         self._meanwhile.freezing()
-        containers.set_policy_no(self._api, self._spec)
+        lifecycle.set_policy_no(self._api, self._spec)
         priority.foreground(self._session.processes())
         self._session.send(FrameType.FREEZE)
         self._frozen_at = self._last_step = time.monotonic()
@@ -335,8 +339,9 @@ class Move:
 
     def _restore_policy(self) -> None:
         if self._freezing:
-            containers.restore_policy(self._api, self._spec.id, self._spec)
-            restarts.start_again(self._api, self._spec.id, self._spec, self._since / 1e9)
+            lifecycle.restore_policy(self._api, self._spec.id, self._spec)
+            if not self._meanwhile.told_to_end:
+                restarts.start_again(self._api, self._spec.id, self._spec, self._since / 1e9)
 
     def _abort(self) -> None:
         if not self._told:

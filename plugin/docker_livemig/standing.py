@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 
 import docker
-from docker_livemig import containers, copies
+from docker_livemig import containers, copies, lifecycle
 from docker_livemig.journal import Journal
 from docker_livemig.messages import Commit, Finish, Finished, Running, Status
 from docker_livemig.steps import UNDONE_ALONE, TargetPhase, TargetState, reach
@@ -195,7 +195,7 @@ class Standing:
 
     def _pass_on(self, word: Finish) -> None:
         try:
-            containers.pass_on(self._api, self._container, stop=word.stop, restart=word.restart)
+            lifecycle.pass_on(self._api, self._container, stop=word.stop, restart=word.restart)
         except LivemigError as error:
             self._notes.append(f"the container was to be stopped or restarted here: {error}")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import xxhash
 
-from docker_livemig import containers, copies, engine_api, images, rootfs
+from docker_livemig import copies, engine_api, images, making, rootfs
 from docker_livemig.bundle import seccomp_profile
 from docker_livemig.heldwatch import HeldWatch
 from docker_livemig.journal import Journal
@@ -107,7 +107,7 @@ class Arrival:
         sweep(self._api)
         foreign = has_foreign_vdso(self._prepare.vdso)
         images.check_platform(self._api, self._spec)
-        containers.check_target(self._api, self._spec)
+        making.check_target(self._api, self._spec)
         images.check_tag(self._api, self._spec)
         check_layout(self._prepare.layout)
         self._journal.begin(
@@ -180,9 +180,9 @@ class Arrival:
     def _create(self, _: Frame) -> None:
         reach(TargetPhase.CREATE)
         self._journal.append(TargetState.CREATING)
-        self._id = containers.create(self._api, self._spec)
+        self._id = making.create(self._api, self._spec)
         self._journal.append(TargetState.HELD, container=self._id)
-        self._pid = containers.start_held(self._api, self._id, self._spec)
+        self._pid = making.start_held(self._api, self._id, self._spec)
         self._held_watch = HeldWatch(self._id, self._spec, self._link.interrupt)
         self._close.callback(self._held_watch.close)
         if seccomp_profile(self._pid) != self._prepare.seccomp:

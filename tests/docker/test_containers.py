@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import docker
-from docker_livemig import containers, engine_api, hold, setup
+from docker_livemig import containers, engine_api, hold, lifecycle, making, setup
 from docker_livemig.containers import ContainerSpec
 from livemig.errors import (
     CreateFailed,
@@ -86,15 +86,15 @@ def refuse(spec: ContainerSpec) -> None:
 
 
 def create(spec: ContainerSpec) -> str:
-    return containers.create(engine_api.connect(), spec)
+    return making.create(engine_api.connect(), spec)
 
 
 def start_held(ident: str, spec: ContainerSpec) -> int:
-    return containers.start_held(engine_api.connect(), ident, spec)
+    return making.start_held(engine_api.connect(), ident, spec)
 
 
 def remove(ident: str) -> None:
-    containers.remove(engine_api.connect(), ident)
+    lifecycle.remove(engine_api.connect(), ident)
 
 
 def inspect(host: Host, name: str) -> dict[str, dict[str, object]]:
@@ -172,7 +172,7 @@ def test_what_is_not_there_not_running_or_paused(pair: Pair, recorder_image: str
 
 
 def check_target(spec: ContainerSpec) -> None:
-    containers.check_target(engine_api.connect(), spec)
+    making.check_target(engine_api.connect(), spec)
 
 
 def test_a_name_that_is_taken(pair: Pair, recorder_image: str) -> None:
@@ -264,11 +264,11 @@ def freeze(host: Host, inner: int) -> None:
 
 
 def set_policy_no(spec: ContainerSpec) -> None:
-    containers.set_policy_no(engine_api.connect(), spec)
+    lifecycle.set_policy_no(engine_api.connect(), spec)
 
 
 def restore_policy(spec: ContainerSpec) -> None:
-    containers.restore_policy(engine_api.connect(), spec.id, spec)
+    lifecycle.restore_policy(engine_api.connect(), spec.id, spec)
 
 
 def test_the_restart_policy_goes_and_comes_back(pair: Pair, recorder_image: str) -> None:
@@ -290,8 +290,8 @@ def kill(pid: int) -> None:
 
 
 def remove_source(spec: ContainerSpec, keep: bool) -> None:
-    name = containers.kept_name(spec, "0123456789abcdef")
-    containers.remove_source(engine_api.connect(), spec, keep=keep, new_name=name)
+    name = lifecycle.kept_name(spec, "0123456789abcdef")
+    lifecycle.remove_source(engine_api.connect(), spec, keep=keep, new_name=name)
 
 
 @pytest.mark.parametrize("auto", [False, True])

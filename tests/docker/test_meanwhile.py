@@ -223,6 +223,30 @@ def test_it_is_restarted_when_it_has_left(pair: Pair) -> None:
     assert answers(target, NAME, "6") == "ok 1 6 1"
 
 
+def test_an_engine_that_ends_when_it_has_left_is_no_operator(
+    pair: Pair, recorder_image: str, nothing_left: NothingLeft
+) -> None:
+    """It stops its containers, as `docker stop` does; where the container is now it runs on."""
+    source, target = pair
+    nothing_left.ignore("processes")  # the engine is another one
+    docker(source, "rm -f {}")
+    start(source, recorder_image, "--restart", "unless-stopped", "--stop-timeout", "1")
+    with (
+        engines(pair, live_restore=False),
+        gate(target, FrameType.COMMIT) as held,
+        Command(source, NAME, "lmb") as command,
+    ):
+        held.wait()
+        source.stop_engine(signal.SIGTERM)
+        source.start_engine()
+        held.open()
+        found, said = command.end()
+    assert found == 0, said
+    assert (state(source), state(target)) == (None, "running")
+    assert policy(target) == "unless-stopped"
+    assert answers(target, NAME, "6") == "ok 2 6 2"
+
+
 @pytest.mark.parametrize("how", ["exits", pytest.param("memory", marks=pytest.mark.long)])
 def test_it_ends_by_itself(pair: Pair, recorder_image: str, how: str) -> None:
     """Docker on the source does with it what its policy says, and says so."""

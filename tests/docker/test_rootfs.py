@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from docker_livemig import containers, engine_api, rootfs, setup
+from docker_livemig import containers, engine_api, lifecycle, making, rootfs, setup
 from docker_livemig.containers import ContainerSpec
 from docker_livemig.rootfs import Manifest
 from tests.conftest import NothingLeft
@@ -58,11 +58,11 @@ def describe(name: str) -> ContainerSpec:
 
 def make_held(spec: ContainerSpec) -> int:
     api = engine_api.connect()
-    return containers.start_held(api, containers.create(api, spec), spec)
+    return making.start_held(api, making.create(api, spec), spec)
 
 
 def remove(ident: str) -> None:
-    containers.remove(engine_api.connect(), ident)
+    lifecycle.remove(engine_api.connect(), ident)
 
 
 def first_pass(spec: ContainerSpec, pid: int) -> Manifest:

@@ -10,7 +10,7 @@ import pytest
 from docker.errors import APIError
 
 import docker
-from docker_livemig import containers, engine_api, hold, setup
+from docker_livemig import engine_api, hold, lifecycle, making, setup
 from livemig.freezer import Freezer
 from tests.conftest import NothingLeft
 from tests.docker.inside import inside
@@ -51,11 +51,11 @@ def made(host: Host, recorder_image: str, nothing_left: NothingLeft) -> Iterator
 
 
 def start_held(ident: str) -> int:
-    return containers.start_held(engine_api.connect(), ident)
+    return making.start_held(engine_api.connect(), ident)
 
 
 def remove(ident: str) -> None:
-    containers.remove(engine_api.connect(), ident)
+    lifecycle.remove(engine_api.connect(), ident)
 
 
 def status(host: Host, inner: int) -> dict[str, str]:

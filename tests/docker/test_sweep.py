@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from docker_livemig.containers import create, describe, remove, set_policy_no, start_held
+from docker_livemig.containers import describe
 from docker_livemig.engine_api import connect
 from docker_livemig.journal import Journal
+from docker_livemig.lifecycle import remove, set_policy_no
+from docker_livemig.making import create, start_held
 from docker_livemig.steps import SourceState, TargetState
 from docker_livemig.sweep import sweep
 from livemig.freezer import Freezer

@@ -10,14 +10,22 @@ from typing import Any, cast
 
 import pytest
 
-from docker_livemig import copies
+from docker_livemig import copies, lifecycle, restarts, source
 from docker_livemig.handover import Handover
 from docker_livemig.messages import Finish, Finished, Running, Status
 from docker_livemig.requests import MoveRequest
 from docker_livemig.session import Session
 from docker_livemig.source import Move
 from docker_livemig.watch import ClientWatch
-from livemig.errors import DiskFull, InDoubt, LinkLost, LivemigError, TargetError, TransferError
+from livemig.errors import (
+    DiskFull,
+    InDoubt,
+    LinkLost,
+    LivemigError,
+    ProcessGone,
+    TargetError,
+    TransferError,
+)
 from livemig.outgoing import Outgoing
 
 
@@ -173,6 +181,42 @@ def test_nothing_runs_where_neither_side_can_be_told() -> None:
     assert move.done == []
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_who_was_told_to_end_is_not_started_again(
+    monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """Whatever an engine that was restarted during the move made of the others."""
+    done: list[str] = []
+    monkeypatch.setattr(lifecycle, "restore_policy", lambda *_: done.append("policy"))
+    monkeypatch.setattr(restarts, "start_again", lambda *_: done.append("start"))
+    move = Move(MoveRequest("one", "lmb"), cast("ClientWatch", SimpleNamespace()))
+    move._api, move._freezing, move._since = None, True, 0
+    move._spec = cast("Any", SimpleNamespace(id="1"))
+    move._meanwhile = cast("Any", SimpleNamespace(told_to_end=told))
+    move._restore_policy()
+    assert done == ["policy"] + ["start"] * (not told)
+
+
+@pytest.mark.parametrize("why", [FileNotFoundError, ProcessLookupError])
+def test_one_that_ends_while_it_is_looked_at_is_no_defect(
+    monkeypatch: pytest.MonkeyPatch, why: type[OSError]
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise why(2, "No such file or directory: '/proc/1/maps'")
+
+    ended = ProcessGone("container one ended (exit code 0) while it was being moved")
+    monkeypatch.setattr(source, "resolve", lambda _: None)
+    monkeypatch.setattr(source, "refuse", refuse)
+    move = Undone()
+    move._spec = cast("Any", SimpleNamespace(name="one", pid=2**22))
+    move._meanwhile = cast(
+        "Any", SimpleNamespace(returned=lambda: None, explain=lambda found: (found, ended)[1])
+    )
+    with pytest.raises(ProcessGone, match="exit code 0") as caught:
+        move._move()
+    assert isinstance(caught.value.__cause__, ProcessGone)
+
+
 class Late:
     """A standard input that says something and fails."""
 
@@ -189,7 +233,11 @@ class Finishing:
         self.notes: list[str] = []
         monkeypatch.setattr(copies, "end", lambda *_: self.ended.append("container"))
         meanwhile = SimpleNamespace(
-            await_end=lambda: None, tell_stopped=lambda _: None, last_word=Finish, notes=[]
+            await_restart=lambda: None,
+            await_end=lambda: None,
+            tell_stopped=lambda _: None,
+            last_word=Finish,
+            notes=[],
         )
         session = SimpleNamespace(send=lambda *_: None, expect=lambda *_: Finished())
         parts = {

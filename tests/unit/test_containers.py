@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,15 +12,9 @@ import urllib3
 from docker.errors import APIError, NotFound
 
 from docker_livemig import engine_api
-from docker_livemig.containers import (
-    ContainerSpec,
-    changed_ways,
-    creation,
-    differences,
-    kept_name,
-    restore_policy,
-    set_policy_no,
-)
+from docker_livemig.containers import ContainerSpec, changed_ways
+from docker_livemig.lifecycle import kept_name
+from docker_livemig.making import creation, differences
 from docker_livemig.uncarried import uncarried
 from livemig import wire
 from livemig.errors import (
@@ -32,9 +24,7 @@ from livemig.errors import (
     NameTaken,
     NoDocker,
     NoSuchContainer,
-    ProcessGone,
     RuntimeMissing,
-    TransferError,
 )
 
 SPEC = ContainerSpec(
@@ -240,37 +230,6 @@ def test_no_engine_is_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
     assert "install" in caught.value.hint
 
 
-@pytest.mark.parametrize("what", ["zombie", "reaped", "noted"])
-def test_the_policy_of_one_that_is_just_ending_comes_back(what: str) -> None:
-    """Docker does not take it until it has noted the end: a race, so this engine is none."""
-    with subprocess.Popen(["true"]) as process:
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        if what == "reaped":
-            process.wait()
-        engine = Refusing(0 if what == "noted" else process.pid)
-        restore_policy(engine, SPEC.id, SPEC)
-    assert engine.policies == [SPEC.restart_policy] * 3
-
-
-def test_a_policy_that_the_engine_does_not_take_is_an_error_at_once() -> None:
-    engine = Refusing(os.getpid())
-    with pytest.raises(TransferError, match=r"restart policy of .*: it cannot be updated"):
-        restore_policy(engine, SPEC.id, SPEC)
-    assert len(engine.policies) == 1
-
-
-@pytest.mark.parametrize(
-    ("pid", "error"), [(0, ProcessGone), (os.getpid(), TransferError)], ids=["ended", "lives"]
-)
-def test_one_that_has_ended_before_its_freeze_is_said_to_have(
-    pid: int, error: type[LivemigError]
-) -> None:
-    """So it is asked what Docker tells of the end."""
-    with pytest.raises(error) as caught:
-        set_policy_no(Refusing(pid), replace(SPEC, pid=pid))
-    assert type(caught.value) is error
-
-
 BOTH = [{"HostIp": "0.0.0.0", "HostPort": "32768"}, {"HostIp": "::", "HostPort": "32769"}]
 
 
@@ -296,19 +255,3 @@ def test_ways_that_changed_are_told(
     found = changed_ways(cast("Any", engine), SPEC.id, spec)
     assert len(found) == len(changes)
     assert all(words in text for text, words in zip(found, changes, strict=True))
-
-
-class Refusing:
-    """An engine that has to be asked three times to update a container with that process."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self.policies: list[Any] = []
-
-    def inspect_container(self, _: str) -> dict[str, Any]:
-        return {"State": {"Status": "running", "Pid": self._pid}}
-
-    def update_container(self, _: str, restart_policy: Any) -> None:
-        self.policies.append(restart_policy)
-        if len(self.policies) < 3:
-            raise APIError("it cannot be updated")

@@ -7,12 +7,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from docker_livemig import lock
+from livemig.errors import NotRunning
 from livemig.system import procfs
+from tests.unit.test_containers import SPEC
 
 # Its first thread ends at the first byte, and so is it seen to be dead; the other at the end of
 # input. In the same way a peer that was killed has a thread that still closes what was open.
@@ -94,3 +97,10 @@ def test_an_owner_that_goes_before_it_is_looked_for(
 def test_what_is_gone_cannot_be_locked(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         lock.acquire(tmp_path / "gone")
+
+
+def test_a_container_that_is_gone_cannot_be_moved(tmp_path: Path) -> None:
+    """It was removed when it ended (--rm), a moment after it was looked at."""
+    spec = replace(SPEC, upper_dir=str(tmp_path / "gone"))
+    with pytest.raises(NotRunning, match="container recorder ended"), lock.alone(spec):
+        pass

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from docker_livemig import containers, engine_api, health, heldwatch, meanwhile
+from docker_livemig import engine_api, health, heldwatch, lifecycle, meanwhile
 from docker_livemig.events import CAME_BACK, stop_signal
 from docker_livemig.meanwhile import Meanwhile
 from docker_livemig.messages import Finish
 from livemig.errors import (
     Cancelled,
     LivemigError,
+    NoDocker,
     NotCarried,
     NotRunning,
     Paused,
@@ -32,6 +33,9 @@ class FakeEngine:
     """Shows a container that has changed."""
 
     host_config: dict[str, Any] = {}  # noqa: RUF012
+
+    def close(self) -> None:
+        """End."""
 
     def inspect_container(self, _: str) -> dict[str, Any]:
         return {"HostConfig": self.host_config}
@@ -64,7 +68,7 @@ class FakeEvents:
 def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (meanwhile, heldwatch):
         monkeypatch.setattr(module, "Events", FakeEvents)
-    monkeypatch.setattr(engine_api, "connect", FakeEngine)
+    monkeypatch.setattr(engine_api, "connect", lambda *_: FakeEngine())
 
 
 class Watched:
@@ -264,7 +268,7 @@ def test_who_has_paused_it_goes_on_with_that_until_it_is_over() -> None:
 def test_after_the_commit_a_restart_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """And what Docker has started on the source is killed."""
     killed: list[str] = []
-    monkeypatch.setattr(containers, "kill", lambda _, ident: killed.append(ident))
+    monkeypatch.setattr(lifecycle, "kill", lambda _, ident: killed.append(ident))
     watched = Watched()
     assert watched.hear("start") is None
     assert killed == []
@@ -275,6 +279,38 @@ def test_after_the_commit_a_restart_is_passed_on(monkeypatch: pytest.MonkeyPatch
     assert watched.watch.last_word() == Finish(restart=True)
     watched.watch.tell_stopped("there")
     assert "restarted on there" in watched.watch.notes[0]
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_an_engine_that_ends_is_no_operator(
+    monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    """It stops its containers, and says so as of one that somebody stops."""
+    watched = Watched()
+    if committed:
+        watched.watch.committed()
+
+    def gone(*_: int) -> FakeEngine:
+        raise NoDocker("it takes no connections")
+
+    monkeypatch.setattr(engine_api, "connect", gone)
+    assert watched.hear("kill", signal="15") is None
+    assert not watched.watch.told_to_end
+    assert watched.watch.last_word() == Finish()
+
+
+def test_who_was_told_to_end_may_be_started_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "kill", lambda *_: None)
+    watched = Watched()
+    watched.watch.committed()
+    watched.watch.await_restart()  # nobody has told it anything
+    watched.hear("kill", signal="15")
+    later = threading.Timer(0.1, watched.say, ("start", {}))
+    later.start()
+    watched.watch.await_restart()
+    word = watched.watch.last_word()
+    later.join()
+    assert word == Finish(restart=True)
 
 
 def test_one_that_came_back_can_be_broken_off_again() -> None:

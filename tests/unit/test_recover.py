@@ -146,6 +146,28 @@ def test_a_docker_of_the_sources_that_is_away_is_no_source_that_cannot_be_asked(
     assert journal.state == TargetState.READY
 
 
+@pytest.mark.parametrize(
+    ("copy", "result", "words"),
+    [
+        (Copy("running", 1), "runs-here", "completed: it runs here"),
+        (Copy("exited"), "ended", "completed: it is here, and has ended (exited)"),
+        (Copy("gone"), "ended", "undone: nothing of it is left here"),
+    ],
+)
+def test_what_became_of_the_copy_is_told(
+    monkeypatch: pytest.MonkeyPatch, copy: Copy, result: str, words: str
+) -> None:
+    """One that arrived and has ended since is the only one there is."""
+    arrive("m1", TargetState.RUNNING)
+    reached(monkeypatch, "")
+    monkeypatch.setattr("docker_livemig.copies.look", lambda *_: copy)
+    monkeypatch.setattr(recovering, "say_where", lambda *_: None)
+    client = Client()
+    recover(Recover("m1"), cast("Any", client))
+    (outcome,) = client.outcomes
+    assert (outcome.result, outcome.text) == (result, words)
+
+
 AWAY = HostUnreachable("no route")
 HERE, ELSEWHERE = "a" * 32, "b" * 32
 

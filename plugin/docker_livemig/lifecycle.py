@@ -1,0 +1,229 @@
+"""What is done to a container that may end, be removed or be started at that very moment.
+
+Docker hears of an end later than the kernel, and does what it is asked in steps of which each can
+fail where it has not heard yet. So an error counts only once what it is about is looked at again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import psutil
+from docker.errors import APIError, NotFound
+
+import docker
+from docker_livemig import hold
+from docker_livemig.containers import NO_POLICY, ContainerSpec
+from docker_livemig.engine_api import FAILURES, timed_out, translating
+from livemig.errors import InternalError, ProcessGone, TransferError
+
+REMOVE_LIMIT = 30.0
+"""Seconds that a container has to go."""
+
+_CONFLICT = 409
+_GOING, _LEAVING = "marked for removal", ("removing", "dead")
+_LIMIT, _PAUSE = 10.0, 0.05  # seconds that the engine has to take note of an end
+_STOP_LIMIT = 10  # seconds between the stop signal and SIGKILL, where the container has none
+
+
+# The restart policy
+
+
+def set_policy_no(api: docker.APIClient, spec: ContainerSpec) -> None:
+    """Keep Docker from starting the container again, durably (15 ms); ProcessGone if it ended."""
+    if not spec.keeps_restarting:
+        return
+    with translating(f"setting the restart policy of {spec.name}", TransferError):
+        try:
+            api.update_container(spec.id, restart_policy=NO_POLICY)
+        except APIError as error:
+            if _has_ended(spec.pid):
+                raise ProcessGone(f"container {spec.name} ended before it was frozen") from error
+            raise
+
+
+def restore_policy(api: docker.APIClient, container_id: str, spec: ContainerSpec) -> None:
+    """Give a container, where it is still there, the restart policy that the source had."""
+    if not spec.keeps_restarting:
+        return
+    deadline = time.monotonic() + _LIMIT
+    with translating(f"setting the restart policy of {spec.name}", TransferError):
+        while not _leaves(state := _state(api, container_id)):
+            try:
+                api.update_container(container_id, restart_policy=spec.restart_policy)
+                return
+            except APIError as error:
+                if _GOING in str(error):
+                    return  # removed while we asked
+                # The engine updates a container that it takes to run by runc, which cannot where it
+                # has ended: until the engine has taken note of that.
+                if not _has_ended(state["Pid"]) or time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE)
+
+
+# Running on
+
+
+def unpause(api: docker.APIClient, container_id: str, name: str) -> None:
+    """Have Docker know that a container runs which it takes to be paused.
+
+    One that has ended meanwhile, or that somebody else has unpaused, is no error.
+    """
+    deadline = time.monotonic() + _LIMIT
+    with translating(f"unpausing container {name}", TransferError):
+        while _state(api, container_id)["Status"] == "paused":
+            try:
+                api.unpause(container_id)
+            except APIError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE)
+
+
+def start(api: docker.APIClient, container_id: str) -> None:
+    """Start a container that has ended; one that is being removed is no error."""
+    try:
+        api.start(container_id)
+    except APIError:
+        if not _leaves(_state(api, container_id)):
+            raise
+
+
+def pass_on(api: docker.APIClient, container_id: str, *, stop: bool, restart: bool) -> None:
+    """Do what `docker stop` or `docker restart` does; the container may be gone."""
+    with translating(f"stopping container {container_id[:12]}", TransferError), suppress(NotFound):
+        if not stop and not restart:
+            return
+        config = api.inspect_container(container_id)["Config"]
+        limit = _STOP_LIMIT if (own := config.get("StopTimeout")) is None else int(own)
+        (api.restart if restart else api.stop)(container_id, timeout=limit)
+
+
+# Ending and removing
+
+
+def kill(api: docker.APIClient, container_id: str) -> None:
+    """Send SIGKILL to PID 1 without Docker, which would not for one that it thinks is paused."""
+    with translating(f"looking at container {container_id[:12]}", TransferError):
+        pid = int(_state(api, container_id)["Pid"])
+    if not pid:
+        return
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        with open(f"/proc/{pid}/cgroup") as groups:
+            if container_id in groups.read():  # and not a later process of that number
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+    except (ProcessLookupError, FileNotFoundError):
+        pass
+    finally:
+        os.close(handle)
+
+
+def remove(
+    api: docker.APIClient, container_id: str, thaw: Callable[[], None] | None = None
+) -> None:
+    """Remove a container of this host in whatever state it is, its hold too; may be called again.
+
+    ``thaw`` is called once its processes are killed, for one that was frozen behind Docker's back.
+    """
+    kill(api, container_id)
+    if thaw:
+        thaw()
+    remove_ended(api, container_id, volumes=True)
+    hold.forget(container_id)
+
+
+def kept_name(spec: ContainerSpec, move_id: str) -> str:
+    """Return the name that the source's container has when it is kept."""
+    return f"{spec.name}-livemig-{move_id[:12]}"
+
+
+def remove_source(
+    api: docker.APIClient, spec: ContainerSpec, *, keep: bool = False, new_name: str = ""
+) -> None:
+    """Remove the source's container, whose processes were killed, or keep it under a new name.
+
+    Waits for Docker to notice their end. One that Docker removes by itself may be gone already.
+    """
+    with translating(f"waiting for the end of {spec.name}", TransferError):
+        try:
+            ended = _await(api, spec.id, "not-running")
+        except NotFound:
+            return
+    if not ended:
+        raise InternalError(
+            f"Docker did not notice in {REMOVE_LIMIT:g} s that {spec.name} ended",
+            hint=f"`docker rm -f {spec.id[:12]}` removes what was moved away",
+        )
+    if keep:
+        with translating(f"renaming {spec.name}", TransferError):
+            if api.inspect_container(spec.id)["Name"] != f"/{new_name}":  # as it may be by now
+                api.rename(spec.id, new_name)
+    else:
+        remove_ended(api, spec.id, volumes=False)
+
+
+def remove_ended(api: docker.APIClient, container_id: str, *, volumes: bool) -> None:
+    """Remove a container that does not run, or is just ending, with its ``volumes`` or without."""
+    begun = time.monotonic()
+    with translating(f"removing container {container_id[:12]}", TransferError), suppress(NotFound):
+        while True:
+            try:
+                api.remove_container(container_id, force=True, v=volumes)
+                return
+            except APIError as error:
+                patience = REMOVE_LIMIT if error.status_code == _CONFLICT else _LIMIT
+                if isinstance(error, NotFound) or time.monotonic() > begun + patience:
+                    raise
+                if error.status_code != _CONFLICT:
+                    # It ended between two looks of the engine, which wanted to kill it.
+                    if not _has_ended(_state(api, container_id)["Pid"]):
+                        raise
+                    time.sleep(_PAUSE)
+                    continue
+            # Somebody else removes it: Docker does, where --rm was given.
+            _await(api, container_id, "removed")
+
+
+# Details
+
+
+def _state(api: docker.APIClient, container_id: str) -> dict[str, Any]:
+    """Return what the engine says of a container's state; of one that is gone, "dead"."""
+    try:
+        return dict(api.inspect_container(container_id)["State"])
+    except NotFound:
+        return {"Status": "dead", "Pid": 0}
+
+
+def _leaves(state: dict[str, Any]) -> bool:
+    """Tell whether a container is gone, or is just being removed."""
+    return state["Status"] in _LEAVING
+
+
+def _has_ended(pid: int) -> bool:
+    """Tell whether a container's first process is gone; 0: it was, when the engine said so."""
+    try:
+        return not pid or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _await(api: docker.APIClient, container_id: str, condition: str) -> bool:
+    """Wait until a container is so (docker wait); False after REMOVE_LIMIT, NotFound if gone."""
+    try:
+        api.wait(container_id, timeout=REMOVE_LIMIT, condition=condition)
+    except FAILURES as error:
+        if not timed_out(error):
+            raise
+        return False
+    return True
