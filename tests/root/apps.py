@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from livemig.freezer import Freezer
 from livemig.model import Role
@@ -49,8 +49,9 @@ class Cgroup:
         self.path.mkdir()
         self.freezer = Freezer(self.path, version=self.version)
 
-    def add(self, pid: int) -> None:
-        (self.path / "cgroup.procs").write_text(str(pid))
+    def enter(self) -> None:
+        """Move the process that calls this into the group."""
+        (self.path / "cgroup.procs").write_text("0")
 
     def close(self) -> None:
         """Kill what is left, and remove the group once the last one has been reaped."""
@@ -85,15 +86,19 @@ class App:
             handles.set_namespace(home, CLONE_NEWPID)
             os.close(home)
         self.pid = self._popen.pid
-        self.cgroup.add(self.pid)
         self.pipes = self._ends()
         self._buffer = b""
 
     def _spawn(self, argv: list[str]) -> subprocess.Popen[bytes]:
         pipe = subprocess.PIPE
-        return subprocess.Popen(
-            argv, stdin=pipe, stdout=pipe, stderr=pipe, env=ENVIRONMENT, start_new_session=True
-        )
+        return self.popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+
+    def popen(self, argv: list[str], **how: Any) -> subprocess.Popen[bytes]:
+        """Start a program in the group, and not only move it there: cpuset(7) rebinds what comes.
+
+        Before Linux 6.2 that was to all processors, whatever the program had asked for by then.
+        """
+        return subprocess.Popen(argv, env=ENVIRONMENT, preexec_fn=self.cgroup.enter, **how)  # noqa: PLW1509
 
     def _ends(self) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
         assert self._popen.stdin

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from typing import IO
 
-from tests.root.apps import ENVIRONMENT, LIMIT, App
+from tests.root.apps import LIMIT, App
 
 
 class ScreenApp(App):
@@ -24,7 +24,7 @@ class ScreenApp(App):
         self.slave_name = os.ttyname(slave)
         try:
             lead = ["setsid", "--ctty", *argv]
-            return subprocess.Popen(lead, stdin=slave, stdout=slave, stderr=slave, env=ENVIRONMENT)
+            return self.popen(lead, stdin=slave, stdout=slave, stderr=slave)
         finally:
             os.close(slave)
 
