@@ -16,7 +16,7 @@ import pytest
 from tests import pace, vm
 from tests.hosts import RECORDER, Host, Snapshot, leaks, load_images, snapshot, two_hosts
 
-SETTLE = pace.limit(10)
+SETTLE = pace.limit(60)
 TOOLS = ("docker", "dockerd", "sshd", "ssh", "ssh-keygen", "nsenter", "setpriv", "ip", "iptables")
 VM_TOOLS = ("qemu-system-x86_64", "qemu-img", "debootstrap", "mke2fs", "ssh", "ssh-keygen")
 PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
@@ -121,7 +121,7 @@ def _no_child_left() -> Iterator[None]:
     before = set(me.children(recursive=True))
     yield
     left = [child for child in me.children(recursive=True) if child not in before]
-    _, alive = psutil.wait_procs(left, timeout=pace.limit(2))
+    _, alive = psutil.wait_procs(left, timeout=pace.limit(20))
     if alive:
         names = [f"{child.pid} {child.name()} ({child.status()})" for child in alive]
         pytest.fail(f"the test left processes: {', '.join(names)}", pytrace=False)

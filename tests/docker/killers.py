@@ -18,7 +18,7 @@ from docker_livemig.steps import TargetState
 from tests import pace
 from tests.docker import stopper
 from tests.docker.commands import Command
-from tests.docker.moves import PLUGIN, Pair, processes
+from tests.docker.moves import PLUGIN, Pair, kill, processes
 from tests.hosts import Host, restart
 from tests.hosts.config import REPO
 
@@ -125,8 +125,7 @@ class Scene:
 
     def kill_peer(self, side: int) -> Mend:
         """Kill the peer of a host."""
-        for peer in processes(self.pair[side], *PEER):
-            peer.kill()
+        kill(processes(self.pair[side], *PEER))
         return lambda: None
 
     def kill_command(self) -> Mend:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ import psutil
 
 from docker_livemig.exits import EXIT_CODES
 from livemig.errors import LivemigError
+from tests import pace
 from tests.attachment import Attachment
 from tests.hosts import Host, in_both
 from tests.hosts.config import REPO
@@ -116,6 +118,21 @@ def processes(host: Host, *words: str) -> list[psutil.Process]:
         if all(word in arguments for word in words):
             found.append(process)
     return found
+
+
+def shown(host: Host, argv: Sequence[str], words: str) -> str:
+    """Return what a command writes once that holds some words, or when they did not come."""
+    deadline = time.monotonic() + pace.limit(20)
+    while words not in (text := host.run(argv).stdout) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return text
+
+
+def kill(found: list[psutil.Process]) -> None:
+    """Kill processes; one may have ended by itself, as those do that lose each other."""
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 PLUGIN = "/usr/local/lib/docker/cli-plugins/docker-livemig"

@@ -15,7 +15,7 @@ from tests.conftest import NothingLeft
 from tests.docker.commands import Command
 from tests.docker.gate import Gate, gate
 from tests.docker.killers import Scene, Stop, stoppable
-from tests.docker.moves import Pair, facts, processes, set_up, slow_link
+from tests.docker.moves import Pair, facts, kill, processes, set_up, slow_link
 from tests.hosts import Host
 from tests.typist import Typist
 
@@ -23,7 +23,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(90)]
 
 NAME = "staying"
 RATE = 24e6
-"""Bytes a second; the memory of the container takes more than a second."""
+"""Bytes a second; the memory of the container takes more than a second, whenever it goes whole."""
+WHOLE = ("--cache", "0")  # so is its last round, which would go as deltas to what was sent
 MEMORY = ("--heap", "32", "--rewrite", "random", "--per-mille", "300", "--every-ms", "20")
 
 
@@ -63,7 +64,7 @@ PHASES = [("connect", 0), ("image", 0), ("create", 0), ("files", 0), ("round", 1
 
 @pytest.mark.parametrize(("phase", "number"), PHASES)
 def test_ctrl_c(pair: Pair, phase: str, number: int) -> None:
-    with slow_link(pair[0], RATE) as env, Command(pair[0], NAME, "lmb", env=env) as command:
+    with slow_link(pair[0], RATE) as env, Command(pair[0], *WHOLE, NAME, "lmb", env=env) as command:
         command.wait_for(phase, number)
         command.interrupt()
         assert "cancelled" in command.must_fail(Cancelled)
@@ -75,7 +76,7 @@ def in_a_round(pair: Pair) -> Iterator[tuple[Gate, Command]]:
     with (
         slow_link(pair[0], RATE) as env,
         gate(pair[1], FrameType.PAGES) as held,
-        Command(pair[0], NAME, "lmb", env=env) as command,
+        Command(pair[0], *WHOLE, NAME, "lmb", env=env) as command,
     ):
         held.wait()
         yield held, command
@@ -91,7 +92,7 @@ def test_ctrl_c_in_the_middle_of_a_round(pair: Pair) -> None:
 
 @pytest.mark.parametrize("phase", ["create", "files", "freeze"])
 def test_the_command_is_killed(pair: Pair, phase: str) -> None:
-    with slow_link(pair[0], RATE) as env, Command(pair[0], NAME, "lmb", env=env) as command:
+    with slow_link(pair[0], RATE) as env, Command(pair[0], *WHOLE, NAME, "lmb", env=env) as command:
         command.wait_for(phase)
         command.kill()
         assert command.end()[0] != 0
@@ -101,28 +102,25 @@ def test_the_command_is_killed(pair: Pair, phase: str) -> None:
 
 @pytest.mark.parametrize("phase", ["files", "freeze"])
 def test_the_peer_on_the_target_is_killed(pair: Pair, phase: str) -> None:
-    with slow_link(pair[0], RATE) as env, Command(pair[0], NAME, "lmb", env=env) as command:
+    with slow_link(pair[0], RATE) as env, Command(pair[0], *WHOLE, NAME, "lmb", env=env) as command:
         command.wait_for(phase)
-        for peer in processes(pair[1], "docker_livemig.main", "peer"):
-            peer.kill()
+        kill(processes(pair[1], "docker_livemig.main", "peer"))
         command.must_fail(LinkLost)
     pair[1].run(["docker", "livemig", "recover"])
 
 
 @pytest.mark.parametrize("phase", ["create", "files", "freeze"])
 def test_ssh_is_killed(pair: Pair, phase: str) -> None:
-    with slow_link(pair[0], RATE) as env, Command(pair[0], NAME, "lmb", env=env) as command:
+    with slow_link(pair[0], RATE) as env, Command(pair[0], *WHOLE, NAME, "lmb", env=env) as command:
         command.wait_for(phase)
-        for ssh in processes(pair[0], "ssh", "peer", "--stdio"):
-            ssh.kill()
+        kill(processes(pair[0], "ssh", "peer", "--stdio"))
         command.must_fail(LinkLost)
 
 
 def test_the_peer_on_the_source_is_killed(pair: Pair) -> None:
     """In the middle of a round: nothing is borrowed from the container then."""
     with in_a_round(pair) as (held, command):
-        for peer in processes(pair[0], "docker_livemig.main", "peer"):
-            peer.kill()
+        kill(processes(pair[0], "docker_livemig.main", "peer"))
         held.open()
         command.must_fail(LinkLost)
 
@@ -172,8 +170,17 @@ def test_a_peer_that_dies_after_the_commit_has_its_move_completed(going: Pair) -
 
 def test_ctrl_c_is_too_late(going: Pair) -> None:
     """After the point of no return the move is completed."""
-    with Typist(going, "going") as typist, Command(going[0], "going", "lmb") as command:
-        typist.wait_for(20)
-        command.wait_for("finish")
-        command.interrupt()
-        arrives(typist, command, going[1])
+    stop = Stop(going, "source finish")
+    try:
+        with (
+            stoppable(going),
+            Typist(going, "going") as typist,
+            Command(going[0], "going", "lmb") as command,
+        ):
+            typist.wait_for(20)
+            stop.await_stop()
+            command.interrupt()
+            stop.release()
+            arrives(typist, command, going[1])
+    finally:
+        stop.close()

@@ -120,13 +120,13 @@ def test_signals_reach_the_command_itself(hosts: Pair) -> None:
 
 def test_the_link_can_be_cut_and_mended(hosts: Pair) -> None:
     a, b = hosts
-    command = ["ssh", "-o", "ConnectTimeout=1", b.name, "true"]
+    impatient = ["ssh", "-o", "ConnectTimeout=1", b.name, "true"]
     cut(a)
     try:
-        assert a.run(command, check=False, timeout=20).returncode == 255
+        assert a.run(impatient, check=False, timeout=20).returncode == 255
     finally:
         cut(a, mend=True)
-    assert a.run(command).returncode == 0
+    assert a.run(["ssh", b.name, "true"]).returncode == 0
 
 
 def test_a_host_that_lost_power_comes_back_with_its_disk(hosts: Pair, recorder_image: str) -> None:

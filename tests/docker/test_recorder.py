@@ -85,14 +85,14 @@ def test_a_stop_shows_as_a_gap_between_ticks(host: Host) -> None:
     with _started(host, "--tick", "/ticks") as (pid, stdin, stdout):
         quiet = _gap(_asked(stdin, stdout, "-1"))
         os.kill(pid, signal.SIGSTOP)
-        time.sleep(1)
+        time.sleep(3)
         os.kill(pid, signal.SIGCONT)
         stopped = _gap(_asked(stdin, stdout, "-1"))
         os.kill(pid, signal.SIGUSR1)
         anew = _gap(stdout.readline())
     # Other programs may hold it up too, but not for as long.
-    assert quiet < 990_000 <= stopped < 5_000_000
-    assert anew < 990_000
+    assert quiet < 2_900_000 <= stopped < 60_000_000
+    assert anew < 2_900_000
 
 
 def test_ticks_come_each_millisecond(host: Host) -> None:

@@ -16,21 +16,23 @@ from tests.conftest import NothingLeft
 from tests.docker.commands import Command
 from tests.docker.killers import (
     IMPATIENT,
+    LIMIT,
+    PEER,
     Scene,
     Stop,
     await_peers,
     drop_packets,
     stoppable,
 )
-from tests.docker.moves import Pair, inspect, set_up
+from tests.docker.moves import Pair, inspect, processes, set_up
 from tests.hosts import Host
 from tests.typist import Typist
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(200)]
 
 NAME = "doubtful"
-SEEN = 1.0
-"""Seconds in which a peer sees that its command is gone; nothing tells from outside."""
+OF_COMMAND = 3
+"""Threads of a peer that are there for its command: both of the link, and who watches it."""
 
 
 @pytest.fixture
@@ -190,8 +192,13 @@ def test_a_command_that_ends_before_the_commit_leaves_nothing_there(pair: Pair) 
     try:
         with Command(source, NAME, target.name) as command:
             stop.await_stop()
+            (peer,) = processes(source, *PEER)
+            before = peer.num_threads()
             Scene(pair, command).kill_command()
-            time.sleep(SEEN)
+            deadline = time.monotonic() + LIMIT
+            while peer.num_threads() > before - OF_COMMAND:
+                assert time.monotonic() < deadline, "it did not see that its command is gone"
+                time.sleep(0.02)  # the end of a thread of another process
             stop.release()
             command.end()
     finally:

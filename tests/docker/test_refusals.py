@@ -290,7 +290,7 @@ def test_a_user_who_cannot_become_root(pair: Pair) -> None:
         words = ["ssh://mover@lmb", "root"]
         refused(pair[0], NAME, "ssh://mover@lmb", errors.NotRoot, *words)
     finally:
-        target.run(["userdel", "mover"])
+        target.run(["userdel", "--force", "mover"])  # sshd may still be about to end
 
 
 # What stands in the way there

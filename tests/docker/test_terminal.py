@@ -13,8 +13,9 @@ from tests.docker import cutter
 from tests.docker.commands import Command
 from tests.docker.consoles import DETACH, Console
 from tests.docker.killers import stoppable, strike
-from tests.docker.moves import Pair, inspect, move, refused, slow_link, wrapped
+from tests.docker.moves import Pair, inspect, move, refused, shown, slow_link, wrapped
 from tests.docker.test_lost_link import cut_happened, plan
+from tests.hosts import Host
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(90)]
 
@@ -22,6 +23,11 @@ NAME = "shell"
 PROMPT = b"# "
 RATE = 24e6
 CTRL_A, CTRL_C, ERASE = b"\x01", b"\x03", b"\x7f"
+
+
+def logged(host: Host, words: str) -> str:
+    """Return what Docker has logged of it, once these words have come there."""
+    return shown(host, ["docker", "logs", NAME], words)
 
 
 def bash(image: str, *words: str, options: tuple[str, ...] = ("-it",)) -> list[str]:
@@ -89,8 +95,7 @@ def test_half_a_line_in_canonical_mode(pair: Pair, recorder_image: str) -> None:
     with Console(target, "attach", NAME) as console:
         console.type(ERASE + b"f\r")
         console.until(b"half\r\n")
-    log = target.run(["docker", "logs", NAME]).stdout
-    assert log == "\b \bf\nhalf\n", "nothing is echoed twice"
+    assert logged(target, "half\n") == "\b \bf\nhalf\n", "nothing is echoed twice"
 
 
 def test_half_a_line_where_the_connection_is_lost(pair: Pair, recorder_image: str) -> None:
@@ -107,7 +112,7 @@ def test_half_a_line_where_the_connection_is_lost(pair: Pair, recorder_image: st
     with Console(target, "attach", NAME) as console:
         console.type(ERASE + b"f\r")
         console.until(b"half\r\n")
-    assert target.run(["docker", "logs", NAME]).stdout == "\b \bf\nhalf\n"
+    assert logged(target, "half\n") == "\b \bf\nhalf\n"
 
 
 def test_half_a_line_that_the_dead_peer_had_not_taken(pair: Pair, recorder_image: str) -> None:
@@ -132,7 +137,7 @@ def test_a_terminal_without_standard_input(pair: Pair, recorder_image: str) -> N
     move(source, NAME, target)
     assert target.run(["docker", "exec", NAME, "sh", "-c", "echo >/proc/1/fd/0"]).stdout == ""
     assert inspect(target, NAME)["Config"]["OpenStdin"] is False
-    assert target.run(["docker", "logs", NAME]).stdout == "\n"
+    assert logged(target, "\n") == "\n"
 
 
 def test_a_move_that_is_undone(pair: Pair, recorder_image: str) -> None:
@@ -200,7 +205,7 @@ def test_typing_all_the_time(pair: Pair, recorder_image: str, reader: str, mode:
         console.type(b"\r")
         console.type(key % 999999)
         console.until(b"<999999>")
-    log = target.run(["docker", "logs", NAME]).stdout.encode()
+    log = logged(target, "<999999>").encode()
     numbers = [int(each) for each in re.findall(rb"<(\d{6})>\r?\n", shown + log)]
     assert numbers[-1] == 999999
     assert numbers[:-1] == list(range(len(numbers) - 1))

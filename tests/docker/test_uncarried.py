@@ -15,12 +15,13 @@ from tests import pace
 from tests.conftest import NothingLeft
 from tests.docker.commands import Command
 from tests.docker.gate import gate
-from tests.docker.moves import Pair, answers, facts, refused, set_up
+from tests.docker.moves import Pair, answers, facts, inspect, refused, set_up, shown
 from tests.hosts.config import REPO
 
 pytestmark = pytest.mark.docker
 
 NAME = "odd"
+TABLES, PORT = ("tcp", "tcp6"), f":{7000:04X} "
 
 # Options of `docker run`, and what the message says of them.
 OPTIONS = {
@@ -154,6 +155,7 @@ def test_a_shell_and_its_children(pair: Pair, recorder_image: str) -> None:
     source = pair[0]
     script = ["--entrypoint", "sh", recorder_image, "-c", "sleep 300 & sleep 301 & wait"]
     source.run(["docker", "run", "-d", "--name", NAME, *script])
+    assert "sleep 301" in shown(source, ["docker", "top", NAME], "sleep 301")
     refused(source, NAME, "lmb", NotCarried, NAME, "3 processes", "sleep")
 
 
@@ -162,6 +164,8 @@ def test_a_connection_of_busybox(pair: Pair, recorder_image: str) -> None:
     source = pair[0]
     listen = ["--entrypoint", "nc", recorder_image, "-l", "-p", "7000"]
     source.run(["docker", "run", "-d", "-i", "--name", NAME, *listen])
+    tables = [f"/proc/{inspect(source, NAME)['State']['Pid']}/net/{each}" for each in TABLES]
+    assert PORT in shown(source, ["cat", *tables], PORT)
     refused(source, NAME, "lmb", NotCarried, "a socket")
     address = "{{.NetworkSettings.IPAddress}}"
     found = source.run(["docker", "inspect", "-f", address, NAME]).stdout.strip()

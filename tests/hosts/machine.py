@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -244,7 +245,9 @@ class Host:
             try:
                 out, err = process.communicate(input, pace.limit(timeout))
             except subprocess.TimeoutExpired:
-                process.kill()
+                while process.poll() is None:
+                    process.kill()  # in vain where it has not begun yet
+                    time.sleep(0.02)
                 out, err = process.communicate()
                 raise HostsError(
                     f"{self.name}: {' '.join(argv)}: no end after {timeout:g} s\n{out}{err}"

@@ -175,7 +175,7 @@ def await_state(app: App, state: str) -> None:
 
 # Signals that come while the thread is away
 
-LENGTH = 30_000_000  # nanoseconds
+LENGTH = 500_000_000  # nanoseconds
 
 
 def begin_nap(app: App, stub: Stub, seconds: int = 0) -> None:

@@ -181,10 +181,10 @@ def test_the_first_word_may_take_longer_than_the_later_ones() -> None:
 
 def test_the_heartbeat_breaks_the_silence() -> None:
     ours, theirs = pipe_ends()
-    one = Link(*ours, name="target", silence=0.5, heartbeat=0.1)
-    two = Link(*theirs, name="source", silence=0.5, heartbeat=0.1)
+    one = Link(*ours, name="target", silence=3, heartbeat=0.1)
+    two = Link(*theirs, name="source", silence=3, heartbeat=0.1)
     with one, two:
-        assert one.poll(1.2) is None
+        assert one.poll(4) is None
         assert one.dead is None
         two.send(FrameType.PREPARED)
         assert one.receive(1).type is FrameType.PREPARED
@@ -243,6 +243,9 @@ def test_send_blocks_when_much_is_queued_and_wakes_when_the_link_dies(bare: Bare
 
     sender = threading.Thread(target=send_much)
     sender.start()
+    deadline = time.monotonic() + 20
+    while len(sent) < QUEUE_LIMIT // MIB and time.monotonic() < deadline:
+        time.sleep(0.01)
     sender.join(0.5)
     assert sender.is_alive()
     assert QUEUE_LIMIT // MIB <= len(sent) <= QUEUE_LIMIT // MIB + 3
