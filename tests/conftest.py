@@ -16,7 +16,7 @@ import pytest
 from tests import pace, vm
 from tests.hosts import RECORDER, Host, Snapshot, leaks, load_images, snapshot, two_hosts
 
-SETTLE = pace.limit(60)
+SETTLE = pace.limit(25)
 TOOLS = ("docker", "dockerd", "sshd", "ssh", "ssh-keygen", "nsenter", "setpriv", "ip", "iptables")
 VM_TOOLS = ("qemu-system-x86_64", "qemu-img", "debootstrap", "mke2fs", "ssh", "ssh-keygen")
 PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"

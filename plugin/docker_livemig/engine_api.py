@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import socket
-import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
-import psutil
 import requests
 import urllib3
 from docker.errors import APIError, DockerException, NotFound
@@ -24,7 +21,6 @@ from livemig.errors import (
     NoSuchContainer,
     RuntimeMissing,
 )
-from livemig.system import procfs
 
 RUNTIME = "livemig-runc"
 """Name under which the OCI runtime is registered with Docker."""
@@ -41,8 +37,6 @@ _NAME_IN_USE = re.compile(r'container name "/?([^"]+)" is already in use', re.IG
 _PORT_IN_USE = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
 
 
-_UCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
-
 FAILURES = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError)
 """What docker-py raises: it lets through what the connection below it does while it reads."""
 
@@ -55,31 +49,6 @@ def address() -> str:
     """
     named = os.environ.get("DOCKER_HOST", "")
     return named if named.startswith("unix://") else DEFAULT_SOCKET
-
-
-def listener(timeout: float | None = None) -> int:
-    """Return the process that listens there (SO_PEERCRED in unix(7)). Raises OSError."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(timeout)
-        connection.connect(address().removeprefix("unix://"))
-        peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    pid: int = _UCRED.unpack(peer)[0]
-    return pid
-
-
-def engine_started() -> float:
-    """Return when this host's dockerd was started, in seconds since the epoch; 0 if unknown."""
-    pid = listener()
-    with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-        if psutil.Process(pid).name() == "dockerd":
-            return procfs.started(pid)
-    # systemd(1) listens for it where the socket is activated.
-    found = [0.0]
-    for each in psutil.process_iter(["name", "ppid"]):
-        if (each.info["name"], each.info["ppid"]) == ("dockerd", 1):
-            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-                found.append(procfs.started(each.pid))
-    return max(found)
 
 
 class _Impatient(docker.APIClient):  # type: ignore[misc]
@@ -98,18 +67,6 @@ def connect(timeout: int = TIMEOUT) -> docker.APIClient:
             f"no Docker engine answers at {address()} on {os.uname().nodename}: {_reason(error)}",
             hint="install Docker Engine there, or start it with `systemctl start docker`",
         ) from error
-
-
-def stays(patience: int) -> bool:
-    """Tell whether the engine takes new connections: one that was told to end does not any more.
-
-    Its other connections live on for a while. ``patience``: seconds that it has to answer.
-    """
-    try:
-        connect(patience).close()
-    except NoDocker:
-        return False
-    return True
 
 
 @contextmanager

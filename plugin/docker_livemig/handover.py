@@ -12,10 +12,11 @@ import docker
 from docker_livemig import copies
 from docker_livemig.containers import ContainerSpec
 from docker_livemig.journal import Journal
+from docker_livemig.lifecycle import stop_limit
 from docker_livemig.meanwhile import Meanwhile
-from docker_livemig.messages import Commit, Finished, Running, Status
+from docker_livemig.messages import Commit, Finish, Finished, Running, Status
 from docker_livemig.session import Session
-from docker_livemig.steps import SourcePhase, SourceState
+from docker_livemig.steps import ANSWER, SourcePhase, SourceState
 from docker_livemig.watch import ClientWatch
 from livemig.errors import InDoubt, LivemigError, TargetError, TransferError
 from livemig.frames import FrameType
@@ -125,10 +126,10 @@ class Handover:
         try:
             self.outgoing.kill()
             self._forward_input(stdin)
+            self.meanwhile.await_end()
             self.meanwhile.await_restart()
             copies.end(self.api, self.journal)
             self.journal.remove()
-            self.meanwhile.await_end()
         except (LivemigError, OSError) as error:
             self.notes.append(
                 f"the container's remains on the source could not be removed: {error}; "
@@ -152,8 +153,10 @@ class Handover:
             )
 
     def _tell_finish(self) -> tuple[str, ...]:
-        self.session.send(FrameType.FINISH, self.meanwhile.last_word())
-        return self.session.expect(FrameType.FINISHED, Finished).notes
+        word = self.meanwhile.last_word()
+        self.session.send(FrameType.FINISH, word)
+        limit = ANSWER + (stop_limit(self.spec.config) if word != Finish() else 0)
+        return self.session.expect(FrameType.FINISHED, Finished, limit).notes
 
     def _forward_input(self, stdin: LateInput | None) -> None:
         if stdin is None:

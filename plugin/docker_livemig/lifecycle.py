@@ -62,7 +62,8 @@ def restore_policy(api: docker.APIClient, container_id: str, spec: ContainerSpec
                     return  # removed while we asked
                 # The engine updates a container that it takes to run by runc, which cannot where it
                 # has ended: until the engine has taken note of that.
-                if not _has_ended(state["Pid"]) or time.monotonic() > deadline:
+                pid = state["Pid"]
+                if not pid or not _has_ended(pid) or time.monotonic() > deadline:
                     raise
                 time.sleep(_PAUSE)
 
@@ -101,8 +102,12 @@ def pass_on(api: docker.APIClient, container_id: str, *, stop: bool, restart: bo
         if not stop and not restart:
             return
         config = api.inspect_container(container_id)["Config"]
-        limit = _STOP_LIMIT if (own := config.get("StopTimeout")) is None else int(own)
-        (api.restart if restart else api.stop)(container_id, timeout=limit)
+        (api.restart if restart else api.stop)(container_id, timeout=stop_limit(config))
+
+
+def stop_limit(config: dict[str, Any]) -> int:
+    """Return the seconds that a container's configuration gives it to end (--stop-timeout)."""
+    return _STOP_LIMIT if (own := config.get("StopTimeout")) is None else int(own)
 
 
 # Ending and removing
@@ -177,21 +182,21 @@ def remove_ended(api: docker.APIClient, container_id: str, *, volumes: bool) -> 
     begun = time.monotonic()
     with translating(f"removing container {container_id[:12]}", TransferError), suppress(NotFound):
         while True:
+            pid = _state(api, container_id)["Pid"]
             try:
                 api.remove_container(container_id, force=True, v=volumes)
                 return
             except APIError as error:
-                patience = REMOVE_LIMIT if error.status_code == _CONFLICT else _LIMIT
-                if isinstance(error, NotFound) or time.monotonic() > begun + patience:
+                conflict = error.status_code == _CONFLICT
+                # Or it ended between two looks of the engine, which wanted to kill it.
+                passes = conflict or (pid and _has_ended(pid))
+                patience = REMOVE_LIMIT if conflict else _LIMIT
+                if not passes or time.monotonic() > begun + patience:
                     raise
-                if error.status_code != _CONFLICT:
-                    # It ended between two looks of the engine, which wanted to kill it.
-                    if not _has_ended(_state(api, container_id)["Pid"]):
-                        raise
-                    time.sleep(_PAUSE)
-                    continue
-            # Somebody else removes it: Docker does, where --rm was given.
-            _await(api, container_id, "removed")
+            if conflict:  # somebody else removes it: Docker does, where --rm was given
+                _await(api, container_id, "removed")
+            else:
+                time.sleep(_PAUSE)
 
 
 # Details
@@ -211,9 +216,9 @@ def _leaves(state: dict[str, Any]) -> bool:
 
 
 def _has_ended(pid: int) -> bool:
-    """Tell whether a container's first process is gone; 0: it was, when the engine said so."""
+    """Tell whether a container's first process is gone."""
     try:
-        return not pid or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 

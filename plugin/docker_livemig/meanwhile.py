@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from docker_livemig import containers, engine_api, health, lifecycle
 from docker_livemig.containers import ContainerSpec
+from docker_livemig.dockerd import Engine
 from docker_livemig.events import CAME_BACK, Events, stop_signal
 from docker_livemig.messages import Finish
 from livemig.errors import (
@@ -26,7 +27,6 @@ from livemig.errors import (
 )
 
 _LATE = 3.0  # seconds that the engine has to tell of an end that the kernel told already
-_ENGINE = 10  # seconds that an engine has to answer that is not just ending
 _RESTART = 3.0  # seconds between the end of a container and its start by `docker restart`
 _AGAIN = "move it again when that is done"
 
@@ -50,7 +50,7 @@ class Meanwhile:
         self._interrupt = interrupt
         self._changed = threading.Condition()
         self._problem: LivemigError | None = None
-        self._frozen = self._sealed = self._committed = self._ended = False
+        self._frozen = self._sealed = self._committed = self._ended = self._removed = False
         self.paused = False
         self.told_to_end = False
         self.restarted = False
@@ -63,7 +63,8 @@ class Meanwhile:
             "die": self._on_die,
             "start": self._on_start,
             "update": self._on_update,
-            CAME_BACK: self._on_update,
+            "destroy": self._on_destroy,
+            CAME_BACK: self._on_return,
             "rename": self._on_rename,
             "exec_start": self._on_exec,
             "extract-to-dir": self._on_copy,
@@ -71,6 +72,7 @@ class Meanwhile:
             "disconnect": self._on_network,
         }
         self._api = engine_api.connect()
+        self._engine = Engine()
         self._events = Events(self._api, spec.id, since, self._hear, self._over)
 
     @property
@@ -127,7 +129,7 @@ class Meanwhile:
         """
         with self._changed:
             if self.told_to_end:
-                self._changed.wait_for(lambda: self.restarted, _RESTART)
+                self._changed.wait_for(lambda: self.restarted or self._removed, _RESTART)
 
     def last_word(self) -> Finish:
         """Return what the other host has to be told, where Docker's word came too late here."""
@@ -190,7 +192,7 @@ class Meanwhile:
         number = int(attributes.get("signal") or 0)
         if number not in (signal.SIGKILL, stop_signal(self._spec)):
             return self._on_signal(number)
-        if not engine_api.stays(_ENGINE):
+        if self._engine.ends():
             return None  # a dockerd that ends stops its containers, which nobody has asked for
         self.told_to_end = True
         return NotRunning(
@@ -224,6 +226,11 @@ class Meanwhile:
             with suppress(LivemigError):
                 lifecycle.kill(self._api, self._spec.id)
 
+    def _on_destroy(self, _: dict[str, str]) -> None:
+        with self._changed:
+            self._removed = True
+            self._changed.notify_all()
+
     def _on_update(self, _: dict[str, str]) -> LivemigError | None:
         """Ours, of the restart policy, is one of them; so what it is now is what counts."""
         found = self._api.inspect_container(self._spec.id)["HostConfig"]
@@ -241,6 +248,10 @@ class Meanwhile:
             "being moved",
             hint=_AGAIN,
         )
+
+    def _on_return(self, attributes: dict[str, str]) -> LivemigError | None:
+        self._engine = Engine()
+        return self._on_update(attributes)
 
     def _on_rename(self, attributes: dict[str, str]) -> LivemigError | None:
         name = attributes.get("name", "")

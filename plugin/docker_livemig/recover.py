@@ -35,6 +35,7 @@ from livemig.frames import FrameType
 from livemig.link import Link
 from livemig.wire import from_wire, to_wire
 
+NOTHING = "nothing of it is left here"
 NO_CONNECTION = (HostUnreachable, HostUnknown)
 """What `dial` raises where the other host cannot be asked: the operator's word counts then."""
 
@@ -179,6 +180,7 @@ class _Case:
         """Have the source decide."""
         details = self.journal.details()
         source = str(details.get("source", ""))
+        ran = self.journal.state in (TargetState.STARTED, TargetState.RUNNING)
         try:
             other = dial(self.journal, self.request)
         except NO_CONNECTION as error:
@@ -187,16 +189,23 @@ class _Case:
             wish = Settle(self.journal.move_id, self.request.force)
             other.link.send(FrameType.SETTLE, to_wire(wish))
             say_where(self.api, self.journal, other.link)
+        result, left = self.left(details)
+        # What is undone is removed; so is, once it has ended, what was started with --rm.
+        done = "undone" if left == NOTHING and not ran else "completed"
+        return self.outcome(result, f"{done}: {left}")
+
+    def left(self, details: dict[str, Any]) -> tuple[str, str]:
+        """Return what this host, the target, has of the container: as a result, and in words."""
         copy = copies.look(self.api, str(details.get("container", "")))
-        if copy.lives:
-            return self.outcome("runs-here", "completed: it runs here")
-        if copy.status != "gone":  # what is undone is removed
-            return self.outcome("ended", f"completed: it is here, and has ended ({copy.status})")
-        return self.outcome("ended", "undone: nothing of it is left here")
+        if copy.lives or copy.status == "restarting":
+            return "runs-here", "it runs here"
+        if copy.status in ("gone", "removing", "dead"):
+            return "ended", NOTHING
+        return "ended", f"it is here, and has ended ({copy.status})"
 
     def target_alone(self, host: str, error: HostError) -> Outcome:
         """Take the operator's word, where this host knows of nothing that is against it."""
-        force, state = self.request.force, self.journal.state
+        force, state, details = self.request.force, self.journal.state, self.journal.details()
         again = f"{host} cannot be asked ({error.message}): recover again when it can"
         if state == TargetState.READY:
             if not force:
@@ -205,7 +214,7 @@ class _Case:
         if state == TargetState.LOST:
             if force == "commit":
                 raise Contradicted(f"the copy of {self.name} is lost: there is nothing to run")
-            return self.outcome("ended", f"nothing of it is left here; {again}")
+            return self.outcome("ended", f"{NOTHING}; {again}")
         if force == "abort":
             raise Contradicted(
                 f"container {self.name} runs here, with what it did since it arrived",
@@ -214,7 +223,8 @@ class _Case:
         if force == "commit":
             self.journal.remove()
             again = "the source was not asked"
-        return self.outcome("runs-here", f"it runs here; {again}")
+        result, left = self.left(details)
+        return self.outcome(result, f"{left}; {again}")
 
     def ready_alone(self, again: str) -> Outcome:
         """Do with a complete copy what the operator says."""

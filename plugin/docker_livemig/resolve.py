@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from docker_livemig import health
 from docker_livemig.containers import ContainerSpec
 from docker_livemig.keptby import refuse_kept
-from livemig.errors import NotCarried, NotRunning
+from livemig.errors import NotCarried, NotRunning, ProcessGone
 from livemig.extract import read_descriptors, read_layout, refuse_process
 from livemig.extract.files import Descriptions
 from livemig.freezer import Freezer, await_end, container_processes
 from livemig.model import Role
 from livemig.system import procfs
 from livemig.terminal import looked_at
+from livemig.tracing import telling_death
 
 _LOOKS, _PAUSE = 32, 0.0005  # seconds
 _OUTPUTS = {1: Role.STDOUT, 2: Role.STDERR}
@@ -48,7 +49,7 @@ def resolve(spec: ContainerSpec) -> Resolved:
         processes = _without_probes(spec)
         streams = _streams(spec.pid)
     except (FileNotFoundError, ProcessLookupError) as error:
-        raise NotRunning(f"container {spec.name} ended", hint="`docker start` it first") from error
+        raise _ended(spec) from error
     return Resolved(tuple(processes), freezer, streams)
 
 
@@ -64,7 +65,22 @@ def _without_probes(spec: ContainerSpec) -> list[int]:
 
 
 def refuse(spec: ContainerSpec, resolved: Resolved) -> None:
-    """Raise NotCarried, naming object and process, for what this version does not carry."""
+    """Raise NotCarried, naming object and process, for what this version does not carry.
+
+    NotRunning where the container ended meanwhile.
+    """
+    try:
+        with telling_death(resolved.pid):
+            _refuse(spec, resolved)
+    except ProcessGone as error:
+        raise _ended(spec) from error
+
+
+def _ended(spec: ContainerSpec) -> NotRunning:
+    return NotRunning(f"container {spec.name} ended", hint="`docker start` it first")
+
+
+def _refuse(spec: ContainerSpec, resolved: Resolved) -> None:
     if len(resolved.processes) > 1:
         names = {pid: procfs.read_status(pid)["Name"] for pid in resolved.processes}
         named = ", ".join(f"{pid} ({name})" for pid, name in names.items())

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import signal
 import time
-from contextlib import suppress
 
 from docker.errors import NotFound
 
 import docker
-from docker_livemig import lifecycle
+from docker_livemig import dockerd, lifecycle
 from docker_livemig.containers import ContainerSpec
-from docker_livemig.engine_api import engine_started, translating
+from docker_livemig.engine_api import translating
 from docker_livemig.events import stop_signal
 from livemig.errors import TransferError
 
@@ -30,13 +29,16 @@ def start_again(api: docker.APIClient, container: str, spec: ContainerSpec, sinc
     """
     if not spec.keeps_restarting:
         return
-    with translating(f"starting container {spec.name}", TransferError), suppress(NotFound):
+    with translating(f"starting container {spec.name}", TransferError):
         if not api.containers(all=True, filters={"id": container, "status": "exited"}):
             return
-        code = int(api.inspect_container(container)["State"]["ExitCode"])
+        try:
+            code = int(api.inspect_container(container)["State"]["ExitCode"])
+        except NotFound:
+            return
         if not _wants(spec, code):
             return
-        if engine_started() > since > 0 or not _was_told_to_end(api, container, spec, since):
+        if dockerd.started() > since > 0 or not _was_told_to_end(api, container, spec, since):
             lifecycle.start(api, container)
 
 

@@ -51,9 +51,12 @@ class Session:
         """Send a frame; ``body`` is a dataclass, or what msgpack carries."""
         self.link.send(kind, to_wire(body), payload)
 
-    def expect(self, kind: FrameType, cls: type[_T]) -> _T:
-        """Return the body of the next frame, which must be of that kind."""
-        return from_wire(cls, self._await(kind).body)
+    def expect(self, kind: FrameType, cls: type[_T], timeout: float = ANSWER) -> _T:
+        """Return the body of the next frame, which must be of that kind; StepTimeout after so long.
+
+        ``timeout``: in seconds.
+        """
+        return from_wire(cls, self._await(kind, timeout).body)
 
     def confirm(self, kind: FrameType, timeout: float = ANSWER) -> None:
         """Wait for a frame without a body, for so many seconds (then StepTimeout)."""

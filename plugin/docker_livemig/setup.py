@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from docker_livemig import atboot, engine_api, ondisk
+from docker_livemig import atboot, dockerd, engine_api, ondisk
 from docker_livemig.engine_api import RUNTIME, translating
 from livemig.errors import ContainerError, HostError, NoDocker, NotRoot
 
@@ -249,7 +249,7 @@ def _pid_of_file(path: Path) -> int:
 
 def _pid_of_peer(api: docker.APIClient) -> int:
     try:
-        return engine_api.listener(api.timeout)
+        return dockerd.listener(api.timeout)
     except OSError:
         return 0
 

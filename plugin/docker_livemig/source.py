@@ -115,9 +115,12 @@ class Move:
         return self._summary(running)
 
     def _move(self) -> Running:
+        self._resolved = resolve(self._spec)
+        refuse(self._spec, self._resolved)
+        if self.request.mode == "live":
+            check_tracker(self.request.tracker)
         self._journal = Journal(self.move_id)
         try:
-            self._look()
             self._connect()
             self._prepare()
             self._create()
@@ -135,13 +138,6 @@ class Move:
         return running
 
     # Phases that can be undone
-
-    def _look(self) -> None:
-        self._resolved = resolve(self._spec)
-        with telling_death(self._spec.pid):
-            refuse(self._spec, self._resolved)
-        if self.request.mode == "live":
-            check_tracker(self.request.tracker)
 
     def _connect(self) -> None:
         self.watch.enter(SourcePhase.CONNECT)

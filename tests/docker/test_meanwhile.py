@@ -19,6 +19,7 @@ from docker_livemig.exits import EXIT_CODES
 from livemig import errors
 from livemig.errors import LivemigError
 from livemig.frames import FrameType
+from livemig.system.procfs import read_status
 from tests import pace
 from tests.conftest import NothingLeft
 from tests.docker.commands import Command
@@ -219,6 +220,32 @@ def test_it_is_restarted_when_it_has_left(pair: Pair) -> None:
         held.open()
         found, said = command.end()
     assert found == 0, said
+    assert (state(source), state(target)) == (None, "running")
+    assert answers(target, NAME, "6") == "ok 1 6 1"
+
+
+def test_it_is_restarted_just_when_it_has_left(pair: Pair) -> None:
+    """Docker waits for its end, and would start it in the moment in which it is to be removed."""
+    source, target = pair
+    ident, pid = (
+        inspect(source, NAME)["Id"],
+        source.outer_pid(inspect(source, NAME)["State"]["Pid"]),
+    )
+    stop = Stop(pair, "source finish")
+    try:
+        with stoppable(pair), Command(source, NAME, "lmb") as command:
+            stop.await_stop()
+            restarting = source.popen(["docker", "restart", "-t", "60", ident])
+            with restarting:
+                deadline = time.monotonic() + pace.limit(20)
+                while not int(read_status(pid)["ShdPnd"], 16) >> signal.SIGTERM - 1 & 1:
+                    assert time.monotonic() < deadline, "Docker did not tell it to end"
+                    time.sleep(0.01)  # a signal of another process
+                stop.release()
+                code, said = command.end()
+    finally:
+        stop.close()
+    assert code == 0, said
     assert (state(source), state(target)) == (None, "running")
     assert answers(target, NAME, "6") == "ok 1 6 1"
 

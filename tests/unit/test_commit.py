@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from docker_livemig import copies, lifecycle, restarts, source
+from docker_livemig import copies, lifecycle, restarts
 from docker_livemig.handover import Handover
 from docker_livemig.messages import Finish, Finished, Running, Status
 from docker_livemig.requests import MoveRequest
@@ -22,7 +22,6 @@ from livemig.errors import (
     InDoubt,
     LinkLost,
     LivemigError,
-    ProcessGone,
     TargetError,
     TransferError,
 )
@@ -195,26 +194,6 @@ def test_who_was_told_to_end_is_not_started_again(
     move._meanwhile = cast("Any", SimpleNamespace(told_to_end=told))
     move._restore_policy()
     assert done == ["policy"] + ["start"] * (not told)
-
-
-@pytest.mark.parametrize("why", [FileNotFoundError, ProcessLookupError])
-def test_one_that_ends_while_it_is_looked_at_is_no_defect(
-    monkeypatch: pytest.MonkeyPatch, why: type[OSError]
-) -> None:
-    def refuse(*_: Any) -> None:
-        raise why(2, "No such file or directory: '/proc/1/maps'")
-
-    ended = ProcessGone("container one ended (exit code 0) while it was being moved")
-    monkeypatch.setattr(source, "resolve", lambda _: None)
-    monkeypatch.setattr(source, "refuse", refuse)
-    move = Undone()
-    move._spec = cast("Any", SimpleNamespace(name="one", pid=2**22))
-    move._meanwhile = cast(
-        "Any", SimpleNamespace(returned=lambda: None, explain=lambda found: (found, ended)[1])
-    )
-    with pytest.raises(ProcessGone, match="exit code 0") as caught:
-        move._move()
-    assert isinstance(caught.value.__cause__, ProcessGone)
 
 
 class Late:

@@ -75,28 +75,28 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "_LIMIT", 0.5)
 
 
-@pytest.mark.parametrize("what", ["zombie", "reaped", "noted"])
+@pytest.mark.parametrize("what", ["zombie", "reaped"])
 def test_the_policy_of_one_that_is_just_ending_comes_back(what: str) -> None:
     """Docker does not take it until it has noted the end: a race, so this engine is none."""
     with subprocess.Popen(["true"]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         if what == "reaped":
             process.wait()
-        pid = 0 if what == "noted" else process.pid
-        engine = Engine("running", pid, update_container=[REFUSED, REFUSED])
+        engine = Engine("running", process.pid, update_container=[REFUSED, REFUSED])
         restore_policy(engine, SPEC.id, SPEC)
     assert engine.asked == [("update_container", {"restart_policy": SPEC.restart_policy})] * 3
 
 
-def test_a_policy_that_the_engine_does_not_take_is_an_error_at_once() -> None:
-    engine = Engine("running", os.getpid(), update_container=[REFUSED])
+@pytest.mark.parametrize("pid", [0, os.getpid()], ids=["exited", "lives"])
+def test_a_policy_that_the_engine_does_not_take_is_an_error_at_once(pid: int) -> None:
+    engine = Engine("running", pid, update_container=[REFUSED])
     with pytest.raises(TransferError, match=r"restart policy of .*: it cannot be updated"):
         restore_policy(engine, SPEC.id, SPEC)
     assert engine.times("update_container") == 1
 
 
 @pytest.mark.parametrize(
-    ("pid", "error"), [(0, ProcessGone), (os.getpid(), TransferError)], ids=["ended", "lives"]
+    ("pid", "error"), [(2**22, ProcessGone), (os.getpid(), TransferError)], ids=["ended", "lives"]
 )
 def test_one_that_has_ended_before_its_freeze_is_said_to_have(
     pid: int, error: type[LivemigError]
@@ -172,14 +172,21 @@ def test_an_end_that_docker_does_not_notice_is_told_with_what_to_do() -> None:
 
 def test_one_that_ends_between_two_looks_of_the_engine_is_removed() -> None:
     busy = answer("Could not kill running container, cannot remove: it is not running", 500)
-    engine = Engine("running", os.getpid(), remove_container=[busy])
-    engine.after = lambda: engine.state.update(Status="exited", Pid=0)
-    remove_ended(engine, SPEC.id, volumes=True)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        engine = Engine("running", process.pid, remove_container=[busy])
+
+        def end() -> None:
+            process.kill()
+            process.wait()
+
+        engine.after = end
+        remove_ended(engine, SPEC.id, volumes=True)
     assert engine.times("remove_container") == 2
 
 
-def test_one_that_lives_and_cannot_be_removed_is_told_at_once() -> None:
-    engine = Engine("running", os.getpid(), remove_container=[answer("a disk is broken")])
+@pytest.mark.parametrize("pid", [0, os.getpid()], ids=["exited", "lives"])
+def test_one_that_cannot_be_removed_is_told_at_once(pid: int) -> None:
+    engine = Engine("running", pid, remove_container=[answer("a disk is broken")])
     with pytest.raises(TransferError, match="a disk is broken"):
         remove_ended(engine, SPEC.id, volumes=True)
     assert engine.times("remove_container") == 1

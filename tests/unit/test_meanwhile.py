@@ -16,7 +16,6 @@ from docker_livemig.messages import Finish
 from livemig.errors import (
     Cancelled,
     LivemigError,
-    NoDocker,
     NotCarried,
     NotRunning,
     Paused,
@@ -34,11 +33,20 @@ class FakeEngine:
 
     host_config: dict[str, Any] = {}  # noqa: RUF012
 
-    def close(self) -> None:
-        """End."""
-
     def inspect_container(self, _: str) -> dict[str, Any]:
         return {"HostConfig": self.host_config}
+
+
+class FakeProcess:
+    """Says whether it ends; the next one does not."""
+
+    ending = False
+
+    def __init__(self) -> None:
+        self._ended = self.ending
+
+    def ends(self) -> bool:
+        return self.ending and not self._ended
 
 
 class FakeEvents:
@@ -68,7 +76,8 @@ class FakeEvents:
 def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (meanwhile, heldwatch):
         monkeypatch.setattr(module, "Events", FakeEvents)
-    monkeypatch.setattr(engine_api, "connect", lambda *_: FakeEngine())
+    monkeypatch.setattr(engine_api, "connect", FakeEngine)
+    monkeypatch.setattr(meanwhile, "Engine", FakeProcess)
 
 
 class Watched:
@@ -290,13 +299,21 @@ def test_an_engine_that_ends_is_no_operator(
     if committed:
         watched.watch.committed()
 
-    def gone(*_: int) -> FakeEngine:
-        raise NoDocker("it takes no connections")
-
-    monkeypatch.setattr(engine_api, "connect", gone)
+    monkeypatch.setattr(FakeProcess, "ending", True)
     assert watched.hear("kill", signal="15") is None
     assert not watched.watch.told_to_end
     assert watched.watch.last_word() == Finish()
+
+
+def test_the_engine_that_comes_after_one_that_ended_is_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watched = Watched(StopSignal="SIGINT")
+    monkeypatch.setattr(FakeEngine, "host_config", watched.spec.host_config)
+    monkeypatch.setattr(FakeProcess, "ending", True)
+    assert watched.hear("kill", signal="2") is None
+    assert watched.hear(CAME_BACK) is None
+    assert watched.hear("kill", signal="2") is NotRunning
 
 
 def test_who_was_told_to_end_may_be_started_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,6 +328,16 @@ def test_who_was_told_to_end_may_be_started_again_soon(monkeypatch: pytest.Monke
     word = watched.watch.last_word()
     later.join()
     assert word == Finish(restart=True)
+
+
+def test_one_that_was_removed_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meanwhile, "_RESTART", 3600.0)
+    watched = Watched()
+    watched.watch.committed()
+    watched.hear("kill", signal="9")
+    watched.hear("destroy")
+    watched.watch.await_restart()
+    assert watched.watch.last_word() == Finish(stop=True)
 
 
 def test_one_that_came_back_can_be_broken_off_again() -> None:

@@ -146,21 +146,29 @@ def test_a_docker_of_the_sources_that_is_away_is_no_source_that_cannot_be_asked(
     assert journal.state == TargetState.READY
 
 
+HERE_YET, LEFT = "it is here, and has ended (exited)", "nothing of it is left here"
+
+
 @pytest.mark.parametrize(
-    ("copy", "result", "words"),
+    ("state", "copy", "result", "words"),
     [
-        (Copy("running", 1), "runs-here", "completed: it runs here"),
-        (Copy("exited"), "ended", "completed: it is here, and has ended (exited)"),
-        (Copy("gone"), "ended", "undone: nothing of it is left here"),
+        (TargetState.READY, Copy("running", 1), "runs-here", "completed: it runs here"),
+        (TargetState.READY, Copy("gone"), "ended", f"undone: {LEFT}"),
+        (TargetState.RUNNING, Copy("running", 1), "runs-here", "completed: it runs here"),
+        (TargetState.RUNNING, Copy("restarting"), "runs-here", "completed: it runs here"),
+        (TargetState.RUNNING, Copy("exited"), "ended", f"completed: {HERE_YET}"),
+        (TargetState.RUNNING, Copy("removing"), "ended", f"completed: {LEFT}"),  # --rm
+        (TargetState.RUNNING, Copy("gone"), "ended", f"completed: {LEFT}"),
     ],
 )
 def test_what_became_of_the_copy_is_told(
-    monkeypatch: pytest.MonkeyPatch, copy: Copy, result: str, words: str
+    monkeypatch: pytest.MonkeyPatch, state: TargetState, copy: Copy, result: str, words: str
 ) -> None:
     """One that arrived and has ended since is the only one there is."""
-    arrive("m1", TargetState.RUNNING)
+    arrive("m1", state)
     reached(monkeypatch, "")
     monkeypatch.setattr("docker_livemig.copies.look", lambda *_: copy)
+    monkeypatch.setattr("docker_livemig.copies.discard", lambda *_: None)
     monkeypatch.setattr(recovering, "say_where", lambda *_: None)
     client = Client()
     recover(Recover("m1"), cast("Any", client))
@@ -262,6 +270,7 @@ def ended(journal: Journal, force: Any) -> str | type[LivemigError]:
         (TargetState.LOST, ALIVE, "abort", "ended", "lost", ["discard"]),
         (TargetState.LOST, ALIVE, "commit", Contradicted, "lost", ["discard"]),
         (TargetState.RUNNING, ALIVE, "", "runs-here", "running", []),
+        (TargetState.RUNNING, DEAD, "", "ended", "running", []),
         (TargetState.RUNNING, ALIVE, "commit", "runs-here", "", []),
         (TargetState.RUNNING, ALIVE, "abort", Contradicted, "running", []),
     ],

@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from docker_livemig import resolve
-from livemig.errors import NotCarried
+from livemig.errors import NotCarried, NotRunning
 from livemig.model import Role
 from tests import pace
+from tests.unit.test_containers import SPEC
 
 IN, OUT, ERR = Role.STDIN, Role.STDOUT, Role.STDERR
 # What the program has done, and the roles of its pipes: those that Docker made for these.
@@ -98,3 +100,16 @@ def test_one_that_is_away_just_now_is_not_overlooked() -> None:
         finally:
             program.kill()
         assert [each for each in found if each != inodes(program)] == []
+
+
+@pytest.mark.parametrize("why", [FileNotFoundError, ProcessLookupError])
+def test_one_that_ends_while_it_is_looked_at_is_no_defect(
+    monkeypatch: pytest.MonkeyPatch, why: type[OSError]
+) -> None:
+    def look(pid: int) -> None:
+        raise why(2, f"No such file or directory: '/proc/{pid}/maps'")
+
+    monkeypatch.setattr(resolve, "refuse_process", look)
+    freezer = cast("Any", None)
+    with pytest.raises(NotRunning, match="container recorder ended"):
+        resolve.refuse(SPEC, resolve.Resolved((2**22,), freezer, {}))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from docker_livemig import restarts
+from docker_livemig import dockerd, restarts
 from tests.unit.test_containers import SPEC
 
 SINCE = 1234.5
@@ -66,7 +66,7 @@ def test_one_that_ended_by_itself_is_started_as_its_policy_says(
     engine = Engine(code, signals, status)
     config = {**SPEC.config, "StopSignal": "SIGINT"}
     spec = replace(SPEC, config=config, restart_policy={"Name": policy, "MaximumRetryCount": 0})
-    monkeypatch.setattr(restarts, "engine_started", lambda: SINCE - 1)
+    monkeypatch.setattr(dockerd, "started", lambda: SINCE - 1)
     restarts.start_again(engine, spec.id, spec, SINCE)
     assert engine.started == [spec.id] * starts
 
@@ -78,7 +78,7 @@ def test_an_engine_that_was_restarted_is_no_operator(
     monkeypatch: pytest.MonkeyPatch, policy: str, code: int, starts: bool
 ) -> None:
     """It says of its containers that they were killed, as of those that somebody kills."""
-    monkeypatch.setattr(restarts, "engine_started", lambda: SINCE + 1)
+    monkeypatch.setattr(dockerd, "started", lambda: SINCE + 1)
     engine = Engine(code, ("15", "9"), "exited")
     spec = replace(SPEC, restart_policy={"Name": policy, "MaximumRetryCount": 0})
     restarts.start_again(engine, spec.id, spec, SINCE)
