@@ -14,6 +14,7 @@ from livemig.system import procfs
 
 _UCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _LISTENS = 0x10000  # __SO_ACCEPTCON, in the flags of /proc/net/unix
+_PATIENCE = 10.0  # seconds that a busy engine has to take a connection
 _GONE = (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess)
 
 
@@ -58,7 +59,7 @@ def _place() -> str:
 
 def _find() -> tuple[int, float]:
     """Return dockerd's process and when it was started; zeros where it is not found."""
-    pid = listener()
+    pid = listener(_PATIENCE)
     with suppress(*_GONE):
         if psutil.Process(pid).name() == "dockerd":
             return pid, procfs.started(pid)
