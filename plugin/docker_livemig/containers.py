@@ -8,18 +8,10 @@ from typing import Any
 
 import docker
 from docker_livemig import hold
-from docker_livemig.engine_api import (
-    translating,
-)
+from docker_livemig.engine_api import translating
 from docker_livemig.images import tag_of
 from docker_livemig.uncarried import uncarried
-from livemig.errors import (
-    NotCarried,
-    NotRunning,
-    Paused,
-    TransferError,
-    UnderWay,
-)
+from livemig.errors import NotCarried, NotRunning, Paused, TransferError, UnderWay
 
 NO_POLICY = {"Name": "no", "MaximumRetryCount": 0}
 

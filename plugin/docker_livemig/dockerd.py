@@ -18,10 +18,11 @@ _PATIENCE = 10.0  # seconds that a busy engine has to take a connection
 _GONE = (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess)
 
 
-def listener(timeout: float | None = None) -> int:
+def listener(timeout: float = _PATIENCE) -> int:
     """Return the process that listens where the engine does (SO_PEERCRED in unix(7)).
 
-    Raises OSError. Where systemd(1) listens for the engine it is systemd.
+    Where systemd(1) listens for the engine it is systemd. Raises OSError, also where nobody takes
+    the connection within ``timeout`` seconds.
     """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(timeout)
@@ -59,7 +60,7 @@ def _place() -> str:
 
 def _find() -> tuple[int, float]:
     """Return dockerd's process and when it was started; zeros where it is not found."""
-    pid = listener(_PATIENCE)
+    pid = listener()
     with suppress(*_GONE):
         if psutil.Process(pid).name() == "dockerd":
             return pid, procfs.started(pid)

@@ -25,8 +25,11 @@ from livemig.errors import InternalError, ProcessGone, TransferError
 REMOVE_LIMIT = 30.0
 """Seconds that a container has to go."""
 
+LEAVING = ("removing", "dead")
+"""Docker's words for a container that is being removed, or was in part."""
+
 _CONFLICT = 409
-_GOING, _LEAVING = "marked for removal", ("removing", "dead")
+_GOING = "marked for removal"
 _LIMIT, _PAUSE = 10.0, 0.05  # seconds that the engine has to take note of an end
 _STOP_LIMIT = 10  # seconds between the stop signal and SIGKILL, where the container has none
 
@@ -212,7 +215,7 @@ def _state(api: docker.APIClient, container_id: str) -> dict[str, Any]:
 
 def _leaves(state: dict[str, Any]) -> bool:
     """Tell whether a container is gone, or is just being removed."""
-    return state["Status"] in _LEAVING
+    return state["Status"] in LEAVING
 
 
 def _has_ended(pid: int) -> bool:

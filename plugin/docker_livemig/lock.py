@@ -68,9 +68,8 @@ def _owners(place: Path) -> list[int]:
 def alone(spec: ContainerSpec) -> Iterator[None]:
     """Be the only one on this host who moves the container; UnderWay where another peer does.
 
-    NotRunning where it is gone.
-
-    The lock is on the directory of its files, which is there as long as the container.
+    NotRunning where it is gone: the lock is on the directory of its files, which is there as long
+    as the container.
     """
     try:
         handle = acquire(Path(spec.upper_dir))

@@ -14,6 +14,7 @@ from typing import Any
 import docker
 from docker_livemig import copies, engine_api, far, hosts, log
 from docker_livemig.journal import Journal
+from docker_livemig.lifecycle import LEAVING
 from docker_livemig.messages import Resume, Settle
 from docker_livemig.requests import MoveRequest, Outcome, Recover, Recovered
 from docker_livemig.settle import await_status, settle
@@ -199,7 +200,7 @@ class _Case:
         copy = copies.look(self.api, str(details.get("container", "")))
         if copy.lives or copy.status == "restarting":
             return "runs-here", "it runs here"
-        if copy.status in ("gone", "removing", "dead"):
+        if copy.status in ("gone", *LEAVING):
             return "ended", NOTHING
         return "ended", f"it is here, and has ended ({copy.status})"
 

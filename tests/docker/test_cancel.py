@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import psutil
 import pytest
@@ -142,6 +142,20 @@ def going(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterat
         host.run(["docker", "rm", "-f", "going"], check=False)
 
 
+@contextmanager
+def stopped(going: Pair, point: str) -> Iterator[tuple[Stop, Typist, Command]]:
+    """Yield a move that has stopped at a step, with somebody who types."""
+    with (
+        closing(Stop(going, point)) as stop,
+        stoppable(going),
+        Typist(going, "going") as typist,
+        Command(going[0], "going", "lmb") as command,
+    ):
+        typist.wait_for(20)
+        stop.await_stop()
+        yield stop, typist, command
+
+
 def arrives(typist: Typist, command: Command, target: Host) -> None:
     """See that the move is done to its end, and that nothing was lost."""
     code, said = command.end()
@@ -153,34 +167,14 @@ def arrives(typist: Typist, command: Command, target: Host) -> None:
 
 def test_a_peer_that_dies_after_the_commit_has_its_move_completed(going: Pair) -> None:
     """By another one, which the same command starts: the container runs there, so it was done."""
-    stop = Stop(going, "source >committed")
-    try:
-        with (
-            stoppable(going),
-            Typist(going, "going") as typist,
-            Command(going[0], "going", "lmb") as command,
-        ):
-            typist.wait_for(20)
-            stop.await_stop()
-            Scene(going, command).kill_peer(0)
-            arrives(typist, command, going[1])
-    finally:
-        stop.close()
+    with stopped(going, "source >committed") as (_, typist, command):
+        Scene(going, command).kill_peer(0)
+        arrives(typist, command, going[1])
 
 
 def test_ctrl_c_is_too_late(going: Pair) -> None:
     """After the point of no return the move is completed."""
-    stop = Stop(going, "source finish")
-    try:
-        with (
-            stoppable(going),
-            Typist(going, "going") as typist,
-            Command(going[0], "going", "lmb") as command,
-        ):
-            typist.wait_for(20)
-            stop.await_stop()
-            command.interrupt()
-            stop.release()
-            arrives(typist, command, going[1])
-    finally:
-        stop.close()
+    with stopped(going, "source finish") as (stop, typist, command):
+        command.interrupt()
+        stop.release()
+        arrives(typist, command, going[1])

@@ -7,6 +7,7 @@ import shlex
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
@@ -227,24 +228,21 @@ def test_it_is_restarted_when_it_has_left(pair: Pair) -> None:
 def test_it_is_restarted_just_when_it_has_left(pair: Pair) -> None:
     """Docker waits for its end, and would start it in the moment in which it is to be removed."""
     source, target = pair
-    ident, pid = (
-        inspect(source, NAME)["Id"],
-        source.outer_pid(inspect(source, NAME)["State"]["Pid"]),
-    )
-    stop = Stop(pair, "source finish")
-    try:
-        with stoppable(pair), Command(source, NAME, "lmb") as command:
-            stop.await_stop()
-            restarting = source.popen(["docker", "restart", "-t", "60", ident])
-            with restarting:
-                deadline = time.monotonic() + pace.limit(20)
-                while not int(read_status(pid)["ShdPnd"], 16) >> signal.SIGTERM - 1 & 1:
-                    assert time.monotonic() < deadline, "Docker did not tell it to end"
-                    time.sleep(0.01)  # a signal of another process
-                stop.release()
-                code, said = command.end()
-    finally:
-        stop.close()
+    container = inspect(source, NAME)
+    pid = source.outer_pid(container["State"]["Pid"])
+    with (
+        closing(Stop(pair, "source finish")) as stop,
+        stoppable(pair),
+        Command(source, NAME, "lmb") as command,
+    ):
+        stop.await_stop()
+        with source.popen(["docker", "restart", "-t", "60", container["Id"]]):
+            deadline = time.monotonic() + pace.limit(20)
+            while not int(read_status(pid)["ShdPnd"], 16) >> signal.SIGTERM - 1 & 1:
+                assert time.monotonic() < deadline, "Docker did not tell it to end"
+                time.sleep(0.01)  # a signal of another process
+            stop.release()
+            code, said = command.end()
     assert code == 0, said
     assert (state(source), state(target)) == (None, "running")
     assert answers(target, NAME, "6") == "ok 1 6 1"

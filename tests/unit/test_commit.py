@@ -17,14 +17,7 @@ from docker_livemig.requests import MoveRequest
 from docker_livemig.session import Session
 from docker_livemig.source import Move
 from docker_livemig.watch import ClientWatch
-from livemig.errors import (
-    DiskFull,
-    InDoubt,
-    LinkLost,
-    LivemigError,
-    TargetError,
-    TransferError,
-)
+from livemig.errors import DiskFull, InDoubt, LinkLost, LivemigError, TargetError, TransferError
 from livemig.outgoing import Outgoing
 
 

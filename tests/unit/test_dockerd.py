@@ -55,6 +55,11 @@ def holder(shared: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
 def found(monkeypatch: pytest.MonkeyPatch, pid: int) -> dockerd.Engine:
     monkeypatch.setattr(dockerd, "_find", lambda: (pid, 0.0))
     return dockerd.Engine()
@@ -74,8 +79,7 @@ def test_it_ends_when_it_listens_no_more(place: Path, monkeypatch: pytest.Monkey
 def test_one_that_is_gone_has_ended(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with listening(place) as shared, holder(shared) as process:
         engine = found(monkeypatch, process.pid)
-        process.kill()
-        process.wait()
+        end(process)
         assert engine.ends()
 
 
@@ -90,8 +94,7 @@ def test_one_whose_place_is_a_link_is_found(
         engine = found(monkeypatch, process.pid)
         shared.close()
         assert not engine.ends()
-        process.kill()
-        process.wait()
+        end(process)
         assert engine.ends()
 
 
@@ -105,8 +108,7 @@ def test_one_that_is_reached_in_another_way_never_seems_to_end(
         holder(shared) as process,
     ):
         engine = found(monkeypatch, process.pid)
-        process.kill()
-        process.wait()
+        end(process)
         assert not engine.ends()
 
 
