@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Self
 
 import psutil
 
@@ -87,7 +88,10 @@ class Stop:
         """Let the process that has stopped go on; one that was killed does not mind."""
         os.write(self._go, b"\n")
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Clear away what told the process to stop, which a host's end has done already.
 
         One that still stands there goes on: without this it would stand there for ever.
@@ -207,21 +211,20 @@ def strike(pair: Pair, name: str, point: str, killer: str) -> bool:
 
     Returns whether a copy was left that knew everything: a host takes its own along.
     """
-    stop = Stop(pair, point)
-    try:
-        with Command(pair[0], name, pair[1].name, env=IMPATIENT, limit=2 * LIMIT) as command:
-            stop.await_stop()
-            left = copies_left(pair, name, killer)
-            mend = (KILLERS | RESTARTERS)[killer](Scene(pair, command))
-            try:
-                stop.release()
-                if killer not in MENDED_AT_ONCE:
-                    command.wait_until("resume")
-            finally:
-                mend()
-            command.end()
-    finally:
-        stop.close()
+    with (
+        Stop(pair, point) as stop,
+        Command(pair[0], name, pair[1].name, env=IMPATIENT, limit=2 * LIMIT) as command,
+    ):
+        stop.await_stop()
+        left = copies_left(pair, name, killer)
+        mend = (KILLERS | RESTARTERS)[killer](Scene(pair, command))
+        try:
+            stop.release()
+            if killer not in MENDED_AT_ONCE:
+                command.wait_until("resume")
+        finally:
+            mend()
+        command.end()
     await_peers(pair)
     return left
 

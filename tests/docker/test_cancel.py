@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import psutil
 import pytest
@@ -146,7 +146,7 @@ def going(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterat
 def stopped(going: Pair, point: str) -> Iterator[tuple[Stop, Typist, Command]]:
     """Yield a move that has stopped at a step, with somebody who types."""
     with (
-        closing(Stop(going, point)) as stop,
+        Stop(going, point) as stop,
         stoppable(going),
         Typist(going, "going") as typist,
         Command(going[0], "going", "lmb") as command,

@@ -76,15 +76,11 @@ def test_its_probes_come_and_go(pair: Pair, mode: str) -> None:
 def test_a_probe_that_comes_when_it_is_frozen_goes_with_the_copy(pair: Pair) -> None:
     with Typist(pair, NAME) as typist, stoppable(pair):
         typist.wait_for(20)
-        stop = Stop(pair, "source state")
-        try:
-            with Command(pair[0], NAME, pair[1].name) as command:
-                stop.await_stop()
-                await_probe(pair[0])
-                stop.release()
-                assert command.end()[0] == 0
-        finally:
-            stop.close()
+        with Stop(pair, "source state") as stop, Command(pair[0], NAME, pair[1].name) as command:
+            stop.await_stop()
+            await_probe(pair[0])
+            stop.release()
+            assert command.end()[0] == 0
         typist.wait_for(20)
         typist.verify()
 

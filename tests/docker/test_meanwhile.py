@@ -7,7 +7,6 @@ import shlex
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
@@ -231,7 +230,7 @@ def test_it_is_restarted_just_when_it_has_left(pair: Pair) -> None:
     container = inspect(source, NAME)
     pid = source.outer_pid(container["State"]["Pid"])
     with (
-        closing(Stop(pair, "source finish")) as stop,
+        Stop(pair, "source finish") as stop,
         stoppable(pair),
         Command(source, NAME, "lmb") as command,
     ):
@@ -384,22 +383,21 @@ def test_it_ends_before_it_has_its_policy_again(pair: Pair, how: str, left: str)
     """It runs there already, but Docker does not know yet that it is to be kept running."""
     source, target = pair
     docker(source, "update --restart always {}")
-    with stoppable(pair):
-        stop = Stop(pair, "target finish")
-        try:
-            with Command(source, NAME, "lmb") as command:
-                stop.await_stop()
-                assert policy(target) == "no"
-                if how == "by Docker":
-                    docker(target, "kill {}")
-                else:
-                    pid = target.outer_pid(inspect(target, NAME)["State"]["Pid"])
-                    os.kill(pid, signal.SIGKILL)
-                target.run(["docker", "wait", NAME], timeout=30)
-                stop.release()
-                found, said = command.end()
-        finally:
-            stop.close()
+    with (
+        stoppable(pair),
+        Stop(pair, "target finish") as stop,
+        Command(source, NAME, "lmb") as command,
+    ):
+        stop.await_stop()
+        assert policy(target) == "no"
+        if how == "by Docker":
+            docker(target, "kill {}")
+        else:
+            pid = target.outer_pid(inspect(target, NAME)["State"]["Pid"])
+            os.kill(pid, signal.SIGKILL)
+        target.run(["docker", "wait", NAME], timeout=30)
+        stop.release()
+        found, said = command.end()
     assert found == 0, said
     assert (state(source), state(target), policy(target)) == (None, left, "always")
 

@@ -70,17 +70,13 @@ def refused(host: Host, error: type[LivemigError], *words: str) -> str:
 
 def break_off(pair: Pair, point: str, *options: str) -> None:
     """Kill the command and both peers at a step."""
-    stop = Stop(pair, point)
-    try:
-        with Command(pair[0], *options, NAME, pair[1].name) as command:
-            stop.await_stop()
-            scene = Scene(pair, command)
-            scene.kill_command()
-            scene.kill_peer(0)
-            scene.kill_peer(1)
-            command.end()
-    finally:
-        stop.close()
+    with Stop(pair, point) as stop, Command(pair[0], *options, NAME, pair[1].name) as command:
+        stop.await_stop()
+        scene = Scene(pair, command)
+        scene.kill_command()
+        scene.kill_peer(0)
+        scene.kill_peer(1)
+        command.end()
     await_peers(pair)
 
 
@@ -188,21 +184,17 @@ def test_a_source_that_is_kept_is_ended_twice(pair: Pair) -> None:
 def test_a_command_that_ends_before_the_commit_leaves_nothing_there(pair: Pair) -> None:
     """All is ready on the target; nobody recovers."""
     source, target = pair
-    stop = Stop(pair, "source commit")
-    try:
-        with Command(source, NAME, target.name) as command:
-            stop.await_stop()
-            (peer,) = processes(source, *PEER)
-            before = peer.num_threads()
-            Scene(pair, command).kill_command()
-            deadline = time.monotonic() + LIMIT
-            while peer.num_threads() > before - OF_COMMAND:
-                assert time.monotonic() < deadline, "it did not see that its command is gone"
-                time.sleep(0.02)  # the end of a thread of another process
-            stop.release()
-            command.end()
-    finally:
-        stop.close()
+    with Stop(pair, "source commit") as stop, Command(source, NAME, target.name) as command:
+        stop.await_stop()
+        (peer,) = processes(source, *PEER)
+        before = peer.num_threads()
+        Scene(pair, command).kill_command()
+        deadline = time.monotonic() + LIMIT
+        while peer.num_threads() > before - OF_COMMAND:
+            assert time.monotonic() < deadline, "it did not see that its command is gone"
+            time.sleep(0.02)  # the end of a thread of another process
+        stop.release()
+        command.end()
     await_peers(pair)
     assert running(pair) == [source.name]
     assert status(source) == status(target) == []
@@ -243,22 +235,18 @@ def test_a_copy_that_the_operator_gave_up_gives_the_container_back(pair: Pair) -
 
 def test_a_move_that_is_under_way_is_left_alone(pair: Pair) -> None:
     source = pair[0]
-    stop = Stop(pair, "source create")
-    try:
-        with Command(source, NAME, pair[1].name) as command:
-            stop.await_stop()
-            (known,) = status(source)
-            assert known["under_way"]
-            refused(source, UnderWay, known["id"])
-            refused(source, NoSuchMove, "no-such-move")
-            assert (
-                json.loads(source.run(["docker", "livemig", "recover", "--format", "json"]).stdout)[
-                    "outcomes"
-                ]
-                == []
-            )
-            stop.release()
-            assert command.end()[0] == 0
-    finally:
-        stop.close()
+    with Stop(pair, "source create") as stop, Command(source, NAME, pair[1].name) as command:
+        stop.await_stop()
+        (known,) = status(source)
+        assert known["under_way"]
+        refused(source, UnderWay, known["id"])
+        refused(source, NoSuchMove, "no-such-move")
+        assert (
+            json.loads(source.run(["docker", "livemig", "recover", "--format", "json"]).stdout)[
+                "outcomes"
+            ]
+            == []
+        )
+        stop.release()
+        assert command.end()[0] == 0
     assert running(pair) == [pair[1].name]

@@ -17,6 +17,7 @@ from livemig.errors import NotCarried
 from livemig.system import procfs, ptrace
 from livemig.system.procfs import PROT_EXEC, Area
 from livemig.waiting import end_on_time
+from tests import pace
 from tests.root.apps import App
 from tests.root.borrower import Borrower
 from tests.root.conftest import Start
@@ -25,9 +26,11 @@ from tests.root.test_borrow import await_state
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
-LENGTH = 2500  # milliseconds: room for three moves on a busy machine
-SLACK = 0.25  # seconds that a busy machine may take to wake somebody; far less than LENGTH
-LONG = 5000  # milliseconds; for what something else ends
+SLOWER = min(pace.SLOW, 3)  # calls are waited out
+LENGTH = int(2500 * SLOWER)  # milliseconds: room for three moves on a busy machine
+LATE = 0.8 * SLOWER  # seconds after which a call is first stopped: begun anew, it ends that later
+SLACK = 0.7 * SLOWER  # seconds that a busy machine may take to wake somebody; less than LATE
+LONG = 2 * LENGTH  # milliseconds; for what something else ends
 STEP = 0.2
 
 
@@ -124,7 +127,7 @@ def test_a_tracer_who_came_meanwhile_does_not_keep_it_frozen(caller: Caller, mov
 
 def there_and_back(caller: Caller, move: Mover) -> None:
     """Undo a move, and make two, while it waits in one and the same call."""
-    caller.stay()
+    caller.stay(LATE)
     undone(caller, move)
     caller.stay(0.02)
     caller.app = move(caller.app).run(rounds=1)
@@ -308,7 +311,7 @@ def test_a_signal_that_comes_meanwhile_interrupts(
     assert (found.result, found.signals) == (-errno.EINTR, 1)
     assert found.took < LONG / 1000 - 1, "it was interrupted, and did not run out"
     if name == "nanosleep-rest":
-        assert found.rest + found.took == pytest.approx(LONG / 1000, abs=0.1)
+        assert found.rest + found.took == pytest.approx(LONG / 1000, abs=0.1 * SLOWER)
 
 
 # What is not carried, but must not notice that it was stopped
@@ -328,8 +331,9 @@ def test_a_stop_is_not_noticed(caller: Caller, scope: ExitStack, name: str) -> N
     borrower = Borrower(caller.app)
     scope.callback(borrower.close)
     caller.begin(name)
+    caller.stay(LATE)
     for _ in range(3):
-        caller.stay(0.12)
+        caller.stay(0.02)
         with borrower.stopped():
             borrower.work()
             end_on_time(borrower.tracee, borrower.memory, borrower.gadgets)
@@ -353,7 +357,7 @@ def test_a_stop_by_somebody_else_before_is_not_noticed(
 ) -> None:
     """From then on the thread shows restart_syscall, and the first stop of ours tells nothing."""
     caller.begin(name)
-    caller.stay()
+    caller.stay(LATE)
     os.kill(caller.app.pid, signal.SIGSTOP)
     await_state(caller.app, "T")
     os.kill(caller.app.pid, signal.SIGCONT)

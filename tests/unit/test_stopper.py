@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -23,10 +24,11 @@ class Here:
 
 
 @pytest.fixture
-def stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stop:
+def stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stop]:
     monkeypatch.setattr(stopper, "DIRECTORY", tmp_path / "stops")
     host = cast("Host", Here())
-    return Stop((host, host), POINT)
+    with Stop((host, host), POINT) as one:
+        yield one
 
 
 def test_it_stops_until_it_is_released(stop: Stop) -> None:
@@ -39,7 +41,6 @@ def test_it_stops_until_it_is_released(stop: Stop) -> None:
     stop.release()
     program.join(10)
     assert not program.is_alive()
-    stop.close()
 
 
 def test_it_goes_on_where_it_was_released_before_it_listens(stop: Stop) -> None:
@@ -48,4 +49,3 @@ def test_it_goes_on_where_it_was_released_before_it_listens(stop: Stop) -> None:
     program.start()
     program.join(10)
     assert not program.is_alive()
-    stop.close()
