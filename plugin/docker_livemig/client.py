@@ -212,7 +212,7 @@ class _Canceller:
                 Cancelled(
                     "gave up waiting; unless it was committed before, the move is undone in the "
                     "background",
-                    hint="`docker ps` on both hosts shows where the container is",
+                    hint="`docker livemig status` shows what comes of it",
                 )
             )
 

@@ -75,8 +75,6 @@ def connect_ssh(to: hosts.Destination, *, role: str, user: str = "", agent: str 
     env = dict(os.environ)
     if agent:
         env["SSH_AUTH_SOCK"] = agent
-    if user:
-        env |= {"HOME": pwd.getpwnam(user).pw_dir, "USER": user, "LOGNAME": user}
     return start(hosts.ssh_argv(to), name=to.name, role=role, user=user or None, env=env)
 
 
@@ -105,7 +103,10 @@ def start(
     """
     tail = Tail()
     there, back = os.pipe(), os.pipe()
+    env = dict(os.environ if env is None else env)
     try:
+        if user:
+            env |= {"HOME": pwd.getpwnam(user).pw_dir, "USER": user, "LOGNAME": user}
         process = spawn(
             argv,
             stdin=there[0],

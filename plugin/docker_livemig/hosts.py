@@ -1,12 +1,13 @@
 """HOST: what the user calls the other host, and how its peer is reached.
 
-HOST is the name of a docker context with an ssh endpoint, a bare name that ssh knows, or
+HOST is the name of a docker context with an ssh endpoint, a bare name or address that ssh knows, or
 ssh://[user@]host[:port]. No part of it ever reaches a shell: the remote command is fixed, and what
 could be taken for an option of ssh is refused.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
@@ -81,7 +82,7 @@ def resolve(host: str, config: Path | None = None) -> Destination:
         return parse_url(host, name=host)
     endpoint = context_endpoint(host, config)
     if endpoint is None:
-        return parse_url(f"ssh://{host}", name=host)
+        return parse_url(f"ssh://{_bracketed(host)}", name=host)
     if not endpoint.startswith("ssh://"):
         raise HostUnknown(
             f"docker context {host!r} has the endpoint {endpoint or 'none'!r}, not one by ssh",
@@ -198,6 +199,16 @@ def _configured_context(config: Path | None) -> str:
         return str(data.get("currentContext", ""))
     except (OSError, ValueError, AttributeError):
         return ""
+
+
+def _bracketed(host: str) -> str:
+    """Return [user@]address as a URL has it: an address of IPv6 stands in brackets there."""
+    user, at, address = host.rpartition("@")
+    try:
+        ipaddress.IPv6Address(address)
+    except ValueError:
+        return host
+    return f"{user}{at}[{address}]"
 
 
 def _split(url: str, name: str) -> tuple[SplitResult, int]:

@@ -75,7 +75,9 @@ def recover(options: argparse.Namespace, endpoint: str) -> tuple[str, int]:
 
     That is InDoubt's where a move stays in doubt.
     """
-    wish = Recover(move_id=options.id, force=options.force or "", other=options.other)
+    # Contexts are known here alone.
+    other = hosts.resolve(options.other).url if options.other else ""
+    wish = Recover(move_id=options.id, force=options.force or "", other=other)
     recovered = client.end_moves(endpoint, wish)
     in_doubt = any(each.result == "in-doubt" for each in recovered.outcomes)
     code = EXIT_CODES[InDoubt] if in_doubt else SUCCESS

@@ -12,20 +12,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import docker
-from docker_livemig import copies, engine_api, far, hosts, log
+from docker_livemig import copies, engine_api, log
 from docker_livemig.journal import Journal
 from docker_livemig.lifecycle import LEAVING
 from docker_livemig.messages import Resume, Settle
-from docker_livemig.requests import MoveRequest, Outcome, Recover, Recovered
+from docker_livemig.requests import Outcome, Recover, Recovered
 from docker_livemig.settle import await_status, settle
 from docker_livemig.standing import say_where, start_copy
 from docker_livemig.steps import SourceState, TargetState
 from docker_livemig.sweep import give_back, is_source, look_after_move
+from docker_livemig.way import NO_CONNECTION, Unreachable, dial
 from livemig.errors import (
     Contradicted,
     HostError,
-    HostUnknown,
-    HostUnreachable,
     InDoubt,
     LivemigError,
     NoSuchMove,
@@ -34,11 +33,10 @@ from livemig.errors import (
 )
 from livemig.frames import FrameType
 from livemig.link import Link
-from livemig.wire import from_wire, to_wire
+from livemig.wire import to_wire
 
 NOTHING = "nothing of it is left here"
-NO_CONNECTION = (HostUnreachable, HostUnknown)
-"""What `dial` raises where the other host cannot be asked: the operator's word counts then."""
+GONE = ("gone", *LEAVING)
 
 
 def recover(request: Recover, client: Link) -> None:
@@ -52,7 +50,7 @@ def recover(request: Recover, client: Link) -> None:
             "--abort, --commit and --other are about one move: name it by its ID",
             hint="`docker livemig status` lists them",
         )
-    outcomes = []
+    outcomes, unreachable = [], Unreachable()
     for journal in find(request.move_id):
         if not journal.take():
             if request.move_id:
@@ -63,7 +61,7 @@ def recover(request: Recover, client: Link) -> None:
             continue
         try:
             with engine_api.connected(journal.engine) as api:
-                outcomes.append(_Case(api, journal, request).end())
+                outcomes.append(_Case(api, journal, request, unreachable).end())
         except Exception as error:
             if request.move_id:
                 raise
@@ -116,6 +114,7 @@ class _Case:
     api: docker.APIClient
     journal: Journal
     request: Recover
+    unreachable: Unreachable
     name: str = ""
 
     def end(self) -> Outcome:
@@ -137,7 +136,8 @@ class _Case:
         return InDoubt(
             f"the move {self.journal.move_id} of {self.name} is {self.journal.state} here, and "
             f"{host} cannot be asked: {error.message}",
-            hint="see whether the container runs there, then have it run on the target by "
+            hint="`docker livemig status` on both hosts tells where it stands (`docker ps` takes a "
+            "frozen copy for one that runs); then have it run on the target by "
             f"`docker livemig recover {self.journal.move_id} --commit`, or on the source by "
             f"--abort; --other names another way to {host}",
         )
@@ -147,33 +147,49 @@ class _Case:
     def as_source(self) -> Outcome:
         """Ask the target where it stands, and decide."""
         try:
-            other = dial(self.journal, self.request)
+            other = dial(self.journal, self.request, self.unreachable)
         except NO_CONNECTION as error:
-            return self.source_alone(str(self.journal.details()["host"]), error)
+            return self.source_alone(self.journal.details(), error)
         with closing(other):
             other.link.send(FrameType.RESUME, to_wire(Resume(self.journal.move_id)))
             status = await_status(other.link, self.journal.move_id)
             return settle(self.api, self.journal, other.link, status, self.request.force)
 
-    def source_alone(self, host: str, error: HostError) -> Outcome:
+    def source_alone(self, details: dict[str, Any], error: HostError) -> Outcome:
         """Take the operator's word, where this host knows of nothing that is against it."""
-        force, journal = self.request.force, self.journal
-        returned = journal.state == SourceState.RETURNED
+        force, journal, host = self.request.force, self.journal, details["host"]
+        container = copies.spec_of(journal).id
         again = f"{host} cannot be asked ({error.message}): recover again when it can"
-        if returned and force == "commit":
-            raise Contradicted(
-                f"the move {journal.move_id} was not committed, and {self.name} runs on here",
-                hint="leave the option out",
-            )
-        if not returned and not force:
+        if journal.state == SourceState.RETURNED:
+            if force == "commit":
+                raise Contradicted(
+                    f"the move {journal.move_id} was not committed, and {self.name} runs on here",
+                    hint="leave the option out",
+                )
+        elif self.given_up(details, container):
+            if force == "abort":
+                raise Contradicted(
+                    f"{self.name} was given up here, to run on {host}: there is nothing to run"
+                )
+            return self.outcome("runs-there", f"given up here; {again}")
+        elif not force:
             raise self.in_doubt(host, error)
-        if not returned and force == "commit":
-            if journal.state != SourceState.COMMITTED:
-                journal.append(SourceState.COMMITTED)
+        elif force == "commit":
+            journal.append(SourceState.COMMITTED, decided=True)
             copies.end(self.api, journal)
             return self.outcome("runs-there", f"given up here; {again}")
         give_back(self.api, journal)
-        return self.outcome("runs-here", f"undone: it runs here; {again}")
+        result, left = self.left(container)
+        return self.outcome(result, f"undone: {left}; {again}")
+
+    def given_up(self, details: dict[str, Any], container: str) -> bool:
+        """Tell whether this host, the source, has nothing any more that might run."""
+        if self.journal.state != SourceState.COMMITTED:
+            return False
+        if details.get("decided"):
+            copies.end(self.api, self.journal)  # as far as it had not come
+            return True
+        return copies.look(self.api, container).status in GONE
 
     # On the target
 
@@ -183,24 +199,24 @@ class _Case:
         source = str(details.get("source", ""))
         ran = self.journal.state in (TargetState.STARTED, TargetState.RUNNING)
         try:
-            other = dial(self.journal, self.request)
+            other = dial(self.journal, self.request, self.unreachable)
         except NO_CONNECTION as error:
             return self.target_alone(source, error)
         with closing(other):
             wish = Settle(self.journal.move_id, self.request.force)
             other.link.send(FrameType.SETTLE, to_wire(wish))
             say_where(self.api, self.journal, other.link)
-        result, left = self.left(details)
+        result, left = self.left(str(details.get("container", "")))
         # What is undone is removed; so is, once it has ended, what was started with --rm.
         done = "undone" if left == NOTHING and not ran else "completed"
         return self.outcome(result, f"{done}: {left}")
 
-    def left(self, details: dict[str, Any]) -> tuple[str, str]:
-        """Return what this host, the target, has of the container: as a result, and in words."""
-        copy = copies.look(self.api, str(details.get("container", "")))
+    def left(self, container: str) -> tuple[str, str]:
+        """Return what this host has of the container: as a result, and in words."""
+        copy = copies.look(self.api, container)
         if copy.lives or copy.status == "restarting":
             return "runs-here", "it runs here"
-        if copy.status in ("gone", *LEAVING):
+        if copy.status in GONE:
             return "ended", NOTHING
         return "ended", f"it is here, and has ended ({copy.status})"
 
@@ -224,7 +240,7 @@ class _Case:
         if force == "commit":
             self.journal.remove()
             again = "the source was not asked"
-        result, left = self.left(details)
+        result, left = self.left(str(details.get("container", "")))
         return self.outcome(result, f"{left}; {again}")
 
     def ready_alone(self, again: str) -> Outcome:
@@ -236,50 +252,3 @@ class _Case:
         start_copy(self.api, self.journal)
         look_after_move(self.api, self.journal)
         return self.outcome("runs-here", f"it runs here; {again}")
-
-
-def dial(journal: Journal, request: Recover) -> far.FarPeer:
-    """Return a peer on the other host of a move, by the first way that leads there.
-
-    Raises one of NO_CONNECTION where none does. What comes after that is no reason to go by the
-    operator's word: a host that answers can be asked, once what stands in the way there (another
-    version, no plugin, a Docker that is away) is mended; that is raised as any other error.
-    """
-    details = journal.details()
-    failure: HostError = HostUnreachable("no way to it is known", hint="name one by --other")
-    answered: HostError | None = None
-    places, user = _ways(details)
-    for place in dict.fromkeys(filter(None, [request.other, *places])):
-        try:
-            return _connect(place, request, user, str(details.get("machine", "")))
-        except NO_CONNECTION as error:
-            failure = error
-        except HostError as error:
-            answered = answered or error
-    raise answered or failure
-
-
-def _ways(details: dict[str, Any]) -> tuple[tuple[str, str], str]:
-    """Return how the other host was reached and what it is called, and whom ssh ran as."""
-    if "request" in details:
-        move = from_wire(MoveRequest, details["request"])
-        return (move.destination, move.host), move.run_ssh_as
-    return (str(details.get("address", "")), str(details.get("source", ""))), ""
-
-
-def _connect(place: str, request: Recover, user: str, known: str) -> far.FarPeer:
-    """Connect; HostUnreachable where that is another machine than the ``known`` one."""
-    peer = far.connect_ssh(
-        hosts.resolve(place),
-        role="peer",
-        user=request.run_ssh_as or user,
-        agent=request.ssh_agent,
-    )
-    found = peer.hello.machine
-    if known and found and known != found:
-        peer.close()
-        raise HostUnreachable(
-            f"{place} is another machine ({peer.hello.host}, machine-id {found}) than the one of "
-            f"the move (machine-id {known})"
-        )
-    return peer

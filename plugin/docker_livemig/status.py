@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from docker_livemig import copies, engine_api
 from docker_livemig.journal import Journal
-from docker_livemig.recover import dial, find
+from docker_livemig.recover import find
 from docker_livemig.requests import MoveView, Query, Recover, Report
 from docker_livemig.steps import ANSWER
 from docker_livemig.sweep import is_source
+from docker_livemig.way import Unreachable, dial
 from livemig.errors import InternalError, LivemigError, NoDocker
 from livemig.frames import FrameType
 from livemig.link import Link
@@ -23,7 +24,8 @@ def report(query: Query, client: Link) -> None:
     journals = find(query.move_id) if query.ask else _named(query.move_id)
     views = [view for journal in journals if (view := look(journal)) is not None]
     if query.ask:
-        views = [replace(view, there=_ask(view, query)) for view in views]
+        unreachable = Unreachable()
+        views = [replace(view, there=_ask(view, query, unreachable)) for view in views]
     client.send(FrameType.REPORT, to_wire(Report(os.uname().nodename, tuple(views))))
 
 
@@ -69,11 +71,11 @@ def _copy(journal: Journal, container: str) -> str:
         return "unknown"
 
 
-def _ask(view: MoveView, query: Query) -> str:
+def _ask(view: MoveView, query: Query, unreachable: Unreachable) -> str:
     """Return what the other host says of the move, or why it cannot be asked."""
     way = Recover(ssh_agent=query.ssh_agent, run_ssh_as=query.run_ssh_as)
     try:
-        with closing(dial(Journal(view.id), way)) as other:
+        with closing(dial(Journal(view.id), way, unreachable)) as other:
             other.link.send(FrameType.QUERY, to_wire(Query(view.id)))
             answer = other.link.expect(FrameType.REPORT, timeout=ANSWER)
     except LivemigError as error:

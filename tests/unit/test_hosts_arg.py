@@ -50,6 +50,8 @@ def add_context(config: Path, name: str, host: str | None) -> None:
         ("ssh://root@b:2222", Destination("ssh://root@b:2222", "b", "root", 2222)),
         ("ssh://[fe80::1%eth0]:22", Destination("ssh://[fe80::1%eth0]:22", "fe80::1%eth0", "", 22)),
         ("ssh://UPPER", Destination("ssh://UPPER", "UPPER")),
+        ("2001:db8::5", Destination("2001:db8::5", "2001:db8::5")),
+        ("root@fe80::1%eth0", Destination("root@fe80::1%eth0", "fe80::1%eth0", "root")),
     ],
 )
 def test_forms_of_host(host: str, expected: Destination) -> None:

@@ -17,10 +17,11 @@ from docker_livemig.engine_api import DEFAULT_SOCKET, address, connected
 from docker_livemig.exits import EXIT_CODES
 from docker_livemig.journal import Journal
 from docker_livemig.messages import Status
-from docker_livemig.recover import dial, recover
+from docker_livemig.recover import recover
 from docker_livemig.requests import Hello, MoveRequest, Outcome, Recover, Recovered
 from docker_livemig.steps import SourceState, TargetState
 from docker_livemig.sweep import refuse_handed_over
+from docker_livemig.way import dial
 from livemig.errors import (
     Contradicted,
     HostError,
@@ -214,11 +215,62 @@ def test_the_address_that_a_move_came_from_is_asked_before_a_name(
 ) -> None:
     journal = arrive("m1", TargetState.READY, machine=known)
     asked = answering(monkeypatch, {"10.0.0.7": hello(found), "there": AWAY})
-    dial(journal, Recover("m1")).close()
+    dial(journal, Recover("m1"), {}).close()
     assert asked == ["10.0.0.7"]
 
 
-ALIVE, DEAD = Copy("paused", 1, frozen=True), Copy("exited")
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [
+        ("2001:db8::5", "2001:db8::5"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+        ("10.0.0.7", "10.0.0.7"),
+        ("no host+", "there"),
+    ],
+)
+def test_what_was_noted_of_the_source_leads_there(
+    monkeypatch: pytest.MonkeyPatch, address: str, host: str
+) -> None:
+    """SSH_CONNECTION has an address of IPv6 without brackets; what is no host is no way."""
+    journal = arrive("m1", TargetState.READY, address=address)
+    asked = answering(monkeypatch, {host: hello(HERE)})
+    dial(journal, Recover("m1"), {}).close()
+    assert asked == [host]
+
+
+def test_the_way_that_the_operator_names_must_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = arrive("m1", TargetState.READY)
+    answering(monkeypatch, {"10.0.0.7": hello(HERE)})
+    with pytest.raises(UsageError, match="HOST 'no host' is not valid"):
+        dial(journal, Recover("m1", other="no host"), {})
+
+
+def test_an_account_that_is_gone_stands_in_no_ones_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = to_wire(MoveRequest(SPEC.name, "there", run_ssh_as="livemig-nobody-of-that-name"))
+    journal = begin("m1", SourceState.COMMITTED, request=request)
+    ran: list[str] = []
+
+    def connect(*_: Any, user: str, **__: Any) -> Any:
+        ran.append(user)
+        raise AWAY
+
+    monkeypatch.setattr("docker_livemig.far.connect_ssh", connect)
+    with pytest.raises(HostUnreachable):
+        dial(journal, Recover("m1"), {})
+    assert ran == [""]
+
+
+def test_a_host_that_is_away_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for move_id in ("m1", "m2", "m3"):
+        begin(move_id, SourceState.COMMITTED)
+    asked = answering(monkeypatch, {"there": AWAY})
+    client = Client()
+    recover(Recover(), cast("Any", client))
+    assert [each.result for each in client.outcomes] == ["in-doubt"] * 3
+    assert asked == ["there"]
+
+
+ALIVE, DEAD, REMOVED = Copy("paused", 1, frozen=True), Copy("exited"), Copy("gone")
 
 
 @pytest.fixture
@@ -256,9 +308,13 @@ def ended(journal: Journal, force: Any) -> str | type[LivemigError]:
         (SourceState.COMMITTED, ALIVE, "", InDoubt, "committed", []),
         (SourceState.COMMITTED, ALIVE, "commit", "runs-there", "committed", ["end"]),
         (SourceState.COMMITTED, ALIVE, "abort", "runs-here", "returned", ["let_run"]),
+        # It is gone: it was handed over, and what the other host says of it changes nothing here.
+        (SourceState.COMMITTED, REMOVED, "", "runs-there", "committed", []),
+        (SourceState.COMMITTED, REMOVED, "commit", "runs-there", "committed", []),
+        (SourceState.COMMITTED, REMOVED, "abort", Contradicted, "committed", []),
         (SourceState.FREEZING, DEAD, "", InDoubt, "freezing", []),
         (SourceState.FREEZING, DEAD, "commit", "runs-there", "committed", ["end"]),
-        (SourceState.FREEZING, DEAD, "abort", "runs-here", "returned", ["let_run"]),
+        (SourceState.FREEZING, DEAD, "abort", "ended", "returned", ["let_run"]),
         # It was not handed over, and so it runs, whatever the operator takes it for.
         (SourceState.FREEZING, ALIVE, "", "runs-here", "returned", ["let_run"]),
         (SourceState.FREEZING, ALIVE, "abort", "runs-here", "returned", ["let_run"]),
@@ -288,6 +344,20 @@ def test_who_can_ask_nobody_goes_by_his_journal_and_then_by_the_operator(
     monkeypatch.setattr("docker_livemig.copies.look", lambda *_: copy)
     journal = begin("m1", state) if isinstance(state, SourceState) else arrive("m1", state)
     assert (ended(journal, force), journal.state, alone) == (result, after, acts)
+
+
+def test_what_the_operator_has_decided_is_not_in_doubt(
+    monkeypatch: pytest.MonkeyPatch, alone: list[str]
+) -> None:
+    """The journal stays until its target is told; it may be that the copy here is kept, stopped."""
+    monkeypatch.setattr("docker_livemig.copies.look", lambda *_: DEAD)
+    journal = begin("m1", SourceState.COMMITTED)
+    assert ended(journal, "") is InDoubt
+    assert ended(journal, "commit") == "runs-there"
+    assert ended(journal, "") == "runs-there"
+    assert ended(journal, "abort") is Contradicted
+    assert journal.state == SourceState.COMMITTED
+    assert set(alone) == {"end"}
 
 
 @pytest.mark.parametrize(("cut_short", "known"), [("m", "2"), ("m3", "no"), ("m11", "no")])
@@ -322,7 +392,7 @@ def test_what_stands_in_the_way_of_one_move_leaves_the_others(
         begin(move_id, SourceState.COMMITTED)
 
     class Case:
-        def __init__(self, _: object, journal: Journal, __: Recover) -> None:
+        def __init__(self, _: object, journal: Journal, *__: object) -> None:
             self._id = journal.move_id
 
         def end(self) -> Outcome:
@@ -342,6 +412,7 @@ def test_what_stands_in_the_way_of_one_move_leaves_the_others(
 
 def test_what_stays_in_doubt_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     begin("m1", SourceState.COMMITTED)
+    monkeypatch.setattr("docker_livemig.copies.look", lambda *_: ALIVE)
 
     def dial(*_: Any) -> Any:
         raise HostUnreachable("gone")
@@ -351,7 +422,7 @@ def test_what_stays_in_doubt_says_what_to_do(monkeypatch: pytest.MonkeyPatch) ->
     recover(Recover(), cast("Any", client))
     (outcome,) = client.outcomes
     assert outcome.result == "in-doubt"
-    assert "there cannot be asked: gone; see whether the container runs there" in outcome.text
+    assert "there cannot be asked: gone; `docker livemig status` on both hosts" in outcome.text
     assert "`docker livemig recover m1 --commit`" in outcome.text
 
 

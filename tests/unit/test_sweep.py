@@ -52,7 +52,7 @@ def test_a_move_that_ends_meanwhile_is_no_defect(monkeypatch: pytest.MonkeyPatch
     view = status.look(Ending("m1"))
     assert view is not None
     assert (view.state, view.other, view.container) == ("begun", "there", SPEC.name)
-    assert status._ask(view, Query()).startswith("cannot be asked")
+    assert status._ask(view, Query(), {}).startswith("cannot be asked")
     assert status.look(Ending("m1")) is None
     begin("m1")
     monkeypatch.setattr(Journal, "all", lambda: iter([Ending("m1"), Ending("m1")]))
