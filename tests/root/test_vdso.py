@@ -137,13 +137,14 @@ def test_a_death_while_it_is_led_out_of_the_vdso_leaves_it_alone(clocks: App, st
 def test_a_handler_that_returns_into_the_vdso_is_waited_for(
     clocks: App, abroad: Callable[..., Move], monkeypatch: pytest.MonkeyPatch, stack: str
 ) -> None:
-    monkeypatch.setattr("livemig.outgoing._LEAVING", 0.2)
     assert clocks.ask(f"interrupt {stack}") == "inside"
     clocks.settle()
     moving = abroad(clocks)
     moving.round()
-    with pytest.raises(NotCarried, match=f"{clocks.pid}: a signal handler that interrupted it"):
-        moving.freeze()
+    with monkeypatch.context() as patch:
+        patch.setattr("livemig.outgoing._LEAVING", 0.2)
+        with pytest.raises(NotCarried, match=f"{clocks.pid}: a signal handler that interrupted it"):
+            moving.freeze()
     moving.give_up()
     assert clocks.ask("go on") == "left"
     check(clocks)
