@@ -64,6 +64,10 @@ TABLE = (
             Refusal("zombies", " has a child that has ended, and that it has not waited for "),
             Refusal("traced processes", " is traced by process "),
             Refusal("processes that SIGSTOP stopped", " was stopped by a signal (SIGSTOP)"),
+            Refusal(
+                "user, PID and time namespaces of its own", " namespace of its own (unshare(2))"
+            ),
+            Refusal("I/O ports", " may use I/O ports (ioperm(2))"),
         ),
     ),
     Row("signal handlers, masks, pending signals, interval and POSIX timers"),
@@ -92,6 +96,15 @@ TABLE = (
             Refusal("directories that are being read", "a directory that is being read"),
             Refusal("files of /proc and /sys", "a file of the kernel"),
             Refusal("files that send signals", "a file that sends signals ("),
+            Refusal(
+                "files of namespaces, and of mounts that are gone",
+                "a file that is on no mount of its container",
+            ),
+            Refusal(
+                "a directory that was removed, to be in", " is in a directory that was removed"
+            ),
+            Refusal("more than 200 open files", " files open"),
+            Refusal("descriptors 1008 to 1023", ", of those which the move itself needs"),
         ),
     ),
     Row(
@@ -101,7 +114,16 @@ TABLE = (
             Refusal("files in /dev/shm and /dev/mqueue", ", which is kept in memory"),
             Refusal("System V shared memory, semaphores and queues", " (key "),
             Refusal("mounts that were made inside", "), which was made inside it"),
+            Refusal("mounts that were taken away inside", ", which was unmounted inside it"),
+            Refusal("a root that was mounted otherwise", " (remount) inside it"),
             Refusal("edited /etc/hosts, hostname, resolv.conf", ", which was changed inside the"),
+            Refusal("changed host and domain names", ", which was changed inside the container"),
+            Refusal(
+                "interfaces, routes, rules and packet filters that were made inside",
+                ", which was made inside it",
+            ),
+            Refusal("addresses that were given inside", ", which was given inside it"),
+            Refusal("a default route that was removed inside", ", which was removed inside it"),
         ),
     ),
     Row(
@@ -183,5 +205,6 @@ RARE = (
     " has descriptors that are too many, or numbered too high",
     ": guard pages (MADV_GUARD_INSTALL) at ",
     " has too high a number",
+    " has capabilities (",
 )
 """Parts of refusals that no row has: hardly any program meets them, and the message says it all."""

@@ -66,6 +66,18 @@ def original(container_id: str) -> dict[str, Any]:
     return cast("dict[str, Any]", record["original"])
 
 
+def rights(container_id: str) -> int:
+    """Return which capabilities Docker gives the container, bit n for number n."""
+    record = _read(container_id)
+    if record is None or not isinstance(found := record.get("rights"), int):
+        raise InternalError(
+            f"container {container_id[:12]} is not held, or was held by another version of "
+            "livemig-runc",
+            hint="run `docker livemig setup` again on this host",
+        )
+    return found
+
+
 def running(container_id: str) -> None:
     """Say that the application runs: the next `docker unpause` thaws nothing and ends the hold."""
     record = _read(container_id)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from docker_livemig.altered import altered, unmade
 from docker_livemig.bundle import read_bundle
 from docker_livemig.containers import ContainerSpec
 from docker_livemig.ownfiles import edited_files
@@ -55,6 +56,7 @@ def refuse_kept(spec: ContainerSpec, pid: int) -> None:
         *edited_files(spec, pid),
         *_ipc_objects(pid),
         *_mounts(spec.id, pid),
+        *altered(spec, pid),
     ]:
         raise NotCarried(
             f"container {spec.name} has what cannot be carried to another host: {'; '.join(found)}",
@@ -113,10 +115,12 @@ def _mounts(container_id: str, pid: int) -> Iterator[str]:
     """Yield the mounts that neither the bundle asks for nor Docker binds into each container."""
     bundle = read_bundle(pid)
     linux = bundle.get("linux") or {}
-    asked = Counter(["/", "/dev/console", *(mount["destination"] for mount in bundle["mounts"])])
-    asked.update(linux.get("maskedPaths") or [])
-    asked.update(linux.get("readonlyPaths") or [])
-    for mount in read_mounts(pid):
+    made = [mount["destination"] for mount in bundle["mounts"]]
+    made += [*(linux.get("maskedPaths") or []), *(linux.get("readonlyPaths") or [])]
+    asked, mounts = Counter(["/", "/dev/console", *made]), read_mounts(pid)
+    read_only = bool((bundle.get("root") or {}).get("readonly"))
+    yield from unmade(made, mounts, pid, read_only=read_only)
+    for mount in mounts:
         if asked[mount.point]:
             asked[mount.point] -= 1
         elif not mount.point.startswith(_MANY) and container_id not in mount.root:

@@ -17,7 +17,8 @@ from docker_livemig.containers import NO_POLICY, ContainerSpec, refuse_shown
 from docker_livemig.engine_api import RUNTIME, address, name_taken, require_runtime, translating
 from docker_livemig.lifecycle import kill, remove_ended
 from docker_livemig.uncarried import unfit
-from livemig.errors import CreateFailed, ProtocolError
+from livemig.errors import CreateFailed, NotCarried, ProtocolError
+from livemig.model import Credentials
 
 _EMPTY: tuple[Any, ...] = (None, "", 0, -1, [], {}, False, [0, 0])
 # What differs on purpose, or is put in other words by other versions of Docker.
@@ -137,6 +138,20 @@ def start_held(api: docker.APIClient, container_id: str, spec: ContainerSpec | N
         hold.forget(container_id)
         raise
     return int(found["State"]["Pid"])
+
+
+def refuse_more_rights(container_id: str, spec: ContainerSpec, who: Credentials) -> None:
+    """Raise NotCarried where a process has capabilities that Docker does not give its container.
+
+    Nobody is relied on for that: no source gives a process more than this host's Docker would.
+    """
+    wanted = who.bounding | who.permitted | who.effective | who.inheritable | who.ambient
+    if more := wanted & ~hold.rights(container_id):
+        raise NotCarried(
+            f"container {spec.name} has capabilities ({more:#x}) that Docker on "
+            f"{os.uname().nodename} does not give it",
+            hint="have both hosts run the same kernel and Docker",
+        )
 
 
 def _image_name(api: docker.APIClient, spec: ContainerSpec) -> str:

@@ -244,6 +244,8 @@ class Arrival:
                     f"process {expected.pid}: the pages at {expected.start:#x} differ"
                 )
         sent = [(each.start, each.end) for each in state.digests] or None
+        for process in state.image.processes:
+            making.refuse_more_rights(self._id, self._spec, process.credentials)
         filters = 1 if self._prepare.seccomp else 0
         incoming.rebuild(state.image, filters=filters, sent=sent)
         incoming.seal(state.image)

@@ -60,6 +60,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "nothing": (),
     "user": ("--user", "1234:4321", "--group-add", "7", "--group-add", "99"),
     "some-capabilities": (*NOTHING, "--cap-add", "NET_BIND_SERVICE", "--cap-add", "SYS_PTRACE"),
+    "administrator": (
+        *("--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--read-only"),
+        *("--hostname", "h", "--domainname", "d.example"),
+    ),
     "no-new-privileges": (*NO_NEW, "--user", "1000"),
     "own-profile": OWN,
     "no-profile": ("--security-opt", "seccomp=unconfined"),

@@ -199,13 +199,68 @@ def test_networks_that_were_changed_later(
     assert answers(source, NAME, "5") == "ok 1 5 1"
 
 
+ADMINISTRATOR = ("--cap-add", "SYS_ADMIN", "--security-opt", "apparmor=unconfined")
+
+
 def test_mounts_that_were_made_inside(pair: Pair, recorder_image: str) -> None:
     source = pair[0]
-    may = ["--cap-add", "SYS_ADMIN", "--security-opt", "apparmor=unconfined"]
-    source.run(["docker", "run", "-d", "-i", "--name", NAME, *may, recorder_image])
+    source.run(["docker", "run", "-d", "-i", "--name", NAME, *ADMINISTRATOR, recorder_image])
     source.run(["docker", "exec", NAME, "mount", "-t", "tmpfs", "none", "/tmp"])
     refused(source, NAME, "lmb", NotCarried, "/tmp", "mount")
     assert answers(source, NAME, "5") == "ok 1 5 1"
+
+
+NETWORKER = ("--cap-add", "NET_ADMIN")
+# What a container does that may, and what the message says of it.
+ALTERED = {
+    "address": (NETWORKER, "ip addr add 10.9.9.9/32 dev eth0", ["the address 10.9.9.9 of eth0"]),
+    "loopback": (NETWORKER, "ip addr add 10.9.9.9/32 dev lo", ["the address 10.9.9.9 of lo"]),
+    "route": (NETWORKER, "ip route add 10.9.9.0/24 dev eth0", ["the route to 10.9.9.0/24"]),
+    "no-route": (NETWORKER, "ip route del default", ["no default route"]),
+    "rule": (NETWORKER, "ip rule add from 10.9.9.9 table 7", ["rules of routing"]),
+    "host-name": (ADMINISTRATOR, "hostname other", ["the host name 'other'"]),
+    "unmounted": (ADMINISTRATOR, "umount /proc/sys", ["no mount at /proc/sys", "unmounted"]),
+    "writable": ((*ADMINISTRATOR, "--read-only"), "mount -o remount,rw /", ["mount at /,"]),
+}
+
+
+@pytest.mark.parametrize("what", ALTERED)
+def test_what_was_altered_inside(pair: Pair, recorder_image: str, what: str) -> None:
+    """What Docker made of the container's network, names and mounts it makes anew elsewhere."""
+    source = pair[0]
+    may, script, words = ALTERED[what]
+    source.run(["docker", "run", "-d", "-i", "--name", NAME, *may, recorder_image])
+    source.run(["docker", "exec", NAME, *script.split()])
+    refused(source, NAME, "lmb", NotCarried, NAME, *words)
+    assert answers(source, NAME, "5") == "ok 1 5 1"
+
+
+@pytest.mark.parametrize("program", ["iptables-legacy", "iptables-nft"])
+def test_a_packet_filter_of_its_own(pair: Pair, recorder_image: str, program: str) -> None:
+    """On the target it would be open."""
+    source = pair[0]
+    source.run(["docker", "run", "-d", "-i", "--name", NAME, *NETWORKER, recorder_image])
+    pid = str(inspect(source, NAME)["State"]["Pid"])
+    rule = [program, "-A", "OUTPUT", "-d", "10.9.9.9", "-j", "DROP"]
+    source.run(["nsenter", "-t", pid, "-n", *rule])
+    refused(source, NAME, "lmb", NotCarried, "the table filter of its packet filter")
+    assert answers(source, NAME, "5") == "ok 1 5 1"
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("-r", "a user namespace of its own"), ("-n", "a network namespace, which was made inside")],
+)
+def test_a_namespace_of_its_own(pair: Pair, recorder_image: str, option: str, words: str) -> None:
+    """In a user namespace it has all capabilities, which would be those of the host elsewhere."""
+    source = pair[0]
+    may = [*ADMINISTRATOR, "--security-opt", "seccomp=unconfined", "--entrypoint", "unshare"]
+    source.run(
+        ["docker", "run", "-d", "-i", "--name", NAME, *may, recorder_image, option, "recorder"]
+    )
+    assert answers(source, NAME, "5") == "ok 1 5 1"
+    refused(source, NAME, "lmb", NotCarried, words)
+    assert answers(source, NAME, "5") == "ok 2 5 1"
 
 
 DEVICES = {

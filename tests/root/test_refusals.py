@@ -65,9 +65,16 @@ OBJECTS = {
     "other-signal": "descriptor 3 is a file that sends signals",
     "notifying": "descriptor 3 is a file that sends signals",
     "changed-root": "has changed its root directory",
+    "user-namespace": r"has made a user namespace of its own \(unshare\(2\)\)",
+    "pid-namespace": "has made a pid namespace of its own",
+    "time-namespace": "has made a time namespace of its own",
+    "removed-directory": "is in a directory that was removed",
+    "namespace-file": r"descriptor 3 is a file that is on no mount of its container \(net:",
+    "lost-mount": "descriptor 3 is a file that is on no mount of its container .*/file",
 }
 # What is seen only when the thread is to be borrowed.
 LENT = {
+    "io-ports": r"may use I/O ports \(ioperm\(2\)\)",
     "narrow": r"runs 32-bit code \(segment 0x23\)",
     "dispatch": r"handler of its own \(PR_SET_SYSCALL_USER_DISPATCH\)",
     "dispatch-blocked": r"handler of its own \(PR_SET_SYSCALL_USER_DISPATCH\)",

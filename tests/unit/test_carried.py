@@ -13,7 +13,7 @@ from docker_livemig.carried import RARE, TABLE, Refusal
 
 REPO = Path(__file__).parents[2]
 HEADING = "## What is carried, and what is refused\n"
-LISTED = ("uncarried", "keptby", "ownfiles")
+LISTED = ("uncarried", "keptby", "ownfiles", "altered")
 PASSED_ON = (" cannot be carried", "while it was ")
 """Parts of errors that pass on what else is listed, or tell what Docker did meanwhile."""
 REFUSALS = {refusal.name: refusal for row in TABLE for refusal in row.refused}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from docker_livemig import hold
-from livemig.errors import InternalError
+from docker_livemig.making import refuse_more_rights
+from livemig.errors import InternalError, NotCarried
+from livemig.model import Credentials
+from tests.unit.test_containers import SPEC
 
 ID = "ab" * 32
 
@@ -42,6 +47,28 @@ def test_only_what_is_held_can_run() -> None:
         hold.running(ID)
     with pytest.raises(InternalError, match="not held"):
         hold.original(ID)
+    with pytest.raises(InternalError, match="is not held, or was held by another version"):
+        hold.rights(ID)
+
+
+WHO = Credentials(
+    uids=(0, 0, 0, 0), gids=(0, 0, 0, 0), groups=(), inheritable=0, permitted=1, effective=1,
+    bounding=3, ambient=0, securebits=0, no_new_privs=False, dumpable=1,
+    seccomp_mode=0, seccomp_filters=(), seccomp_flags=(), lsm='',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "more", [{}, *({name: 1 << 12} for name in ("bounding", "permitted", "effective",
+                                                "inheritable", "ambient"))]
+)  # fmt: skip
+def test_no_source_gives_more_than_docker_here(directory: Path, more: dict[str, int]) -> None:
+    """As of a process in a user namespace of its own, where it has all capabilities."""
+    hold.pend(ID, Path("/bin/true"))
+    (directory / f"{ID}.json").write_text('{"state": "held", "rights": 3}')
+    wanted = pytest.raises(NotCarried, match=r"capabilities \(0x1000\) that Docker on")
+    with wanted if more else nullcontext():
+        refuse_more_rights(ID, SPEC, replace(WHO, **more))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("bad", ["", "recorder", "../" + ID, ID.upper(), ID + "\n"])

@@ -25,7 +25,7 @@ PROCESS = {
     "env": ["PATH=/bin"],
     "cwd": "/data",
     "capabilities": {
-        "bounding": ["CAP_CHOWN"],
+        "bounding": ["CAP_CHOWN", "CAP_NET_ADMIN", "CAP_CHECKPOINT_RESTORE"],
         "effective": ["CAP_CHOWN"],
         "permitted": ["CAP_CHOWN"],
         "inheritable": ["CAP_CHOWN"],
@@ -139,6 +139,7 @@ def test_a_pending_container_is_created_with_the_hold_program(
     assert sorted(os.listdir(bundle)) == ["config.json"]
     assert hold.state(ID) == "held"
     assert hold.original(ID) == PROCESS
+    assert hold.rights(ID) == 1 << 0 | 1 << 12 | 1 << 40  # linux/capability.h
 
 
 def test_the_hold_program_has_every_capability_of_the_machine_and_no_other(

@@ -8,6 +8,7 @@
 #include "refused.h"
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -15,7 +16,9 @@
 #include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
+#include <sys/io.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
 #include <sys/signalfd.h>
@@ -29,6 +32,8 @@
 
 #define SIZE 8192
 #define HUGE_SIZE (2 << 20)
+
+static const char *directory_name;
 
 static int map(int flags, int file)
 {
@@ -302,6 +307,48 @@ static int cpu_limit(void)
 	return setrlimit(RLIMIT_CPU, &limit);
 }
 
+static int user_namespace(void)
+{
+	return unshare(CLONE_NEWUSER);
+}
+
+static int pid_namespace(void)
+{
+	return unshare(CLONE_NEWPID);
+}
+
+static int time_namespace(void)
+{
+	return unshare(0x80); /* CLONE_NEWTIME */
+}
+
+static int removed_directory(void)
+{
+	return mkdir("left", 0700) || chdir("left") || rmdir("../left") ? -1 : 0;
+}
+
+static int namespace_file(void)
+{
+	return open("/proc/self/ns/net", O_RDONLY);
+}
+
+/* A file of a mount that is there no more, whose name leads to another one. */
+static int lost_mount(void)
+{
+	int number;
+
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    mount("none", ".", "tmpfs", 0, NULL) || chdir(directory_name))
+		return -1;
+	number = file("file");
+	return umount2(directory_name, MNT_DETACH) || chdir(directory_name) ? -1 : number;
+}
+
+static int io_ports(void)
+{
+	return ioperm(0x80, 1, 1);
+}
+
 static int child(void)
 {
 	int pid = fork();
@@ -386,6 +433,13 @@ static const struct {
 	{ "changed-root", changed_root },
 	{ "cpu-limit", cpu_limit },
 	{ "child", child },
+	{ "user-namespace", user_namespace },
+	{ "pid-namespace", pid_namespace },
+	{ "time-namespace", time_namespace },
+	{ "removed-directory", removed_directory },
+	{ "namespace-file", namespace_file },
+	{ "lost-mount", lost_mount },
+	{ "io-ports", io_ports },
 	{ "landing", landing },
 	{ "narrow", narrow_wait },
 	{ "zombie", zombie },
@@ -406,6 +460,7 @@ int main(int argc, char **argv)
 {
 	if (argc < 3 || chdir(argv[2]))
 		return 2;
+	directory_name = argv[2];
 	setvbuf(stdout, NULL, _IONBF, 0);
 	for (size_t i = 0; i < sizeof(objects) / sizeof(*objects); i++) {
 		if (strcmp(objects[i].name, argv[1]))

@@ -16,11 +16,16 @@ from livemig.errors import NotCarried
 from livemig.model import Description, Descriptor, Opened, Role
 from livemig.stub import Stub
 from livemig.system import handles, procfs, ttys
+from livemig.system.mounts import read_mounts
 from livemig.system.numbers import NR_FCNTL
 from livemig.terminal import Pty
 
 O_CLOEXEC = 0o2000000
 O_ASYNC = 0o20000
+MAX_PASSED = 200
+"""Files that a process may have open, each once: the kernel passes 253 at most (SCM_MAX_FD)."""
+OWN_NUMBERS = range(1008, 1024)
+"""What a held process keeps for descriptors of its own."""
 _F_GETFD, _F_GETOWN_EX = 1, 16  # include/uapi/asm-generic/fcntl.h in Linux
 _OWNER_SIZE = 8  # struct f_owner_ex
 _KEPT_FLAGS = ~(O_CLOEXEC | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY)
@@ -43,6 +48,7 @@ class Descriptions:
     terminal: Pty | None = None
     found: list[Description] = field(default_factory=list)
     _owners: list[tuple[int, int]] = field(default_factory=list)
+    _mounts: dict[int, frozenset[int]] = field(default_factory=dict)
 
     def place(self, pid: int, number: int) -> int:
         """Return the index of the description behind a descriptor, adding it where it is new."""
@@ -70,6 +76,8 @@ class Descriptions:
             return Description(Opened.STREAM, "", flags, role=role)
         if name.endswith(" (deleted)") or status.st_nlink == 0:
             raise _refused(pid, number, name, "a file that was deleted while open")
+        if int(info["mnt_id"]) not in self._mounts_of(pid) and _is_file(status.st_mode):
+            raise _refused(pid, number, name, "a file that is on no mount of its container")
         if stat.S_ISREG(status.st_mode) and not name.startswith(_KERNEL_TREES):
             return Description(Opened.FILE, name, flags, position)
         if stat.S_ISDIR(status.st_mode) and not name.startswith(_KERNEL_TREES):
@@ -82,12 +90,22 @@ class Descriptions:
             return Description(Opened.TERMINAL, name, flags)
         raise _refused(pid, number, name, _kind(status.st_mode, name))
 
+    def _mounts_of(self, pid: int) -> frozenset[int]:
+        """Return the IDs of the mounts that a process sees."""
+        if pid not in self._mounts:
+            self._mounts[pid] = frozenset(mount.number for mount in read_mounts(pid))
+        return self._mounts[pid]
+
     def _is_terminal(self, pid: int, number: int, status: os.stat_result) -> bool:
         if self.terminal is None:
             return False
         if ttys.is_own_device(status.st_rdev):
             return _device_behind(pid, number) == os.fstat(self.terminal.slave).st_rdev
         return (status.st_dev, status.st_ino) == self.terminal.identity()
+
+
+def _is_file(mode: int) -> bool:
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def _device_behind(pid: int, number: int) -> int:
@@ -155,7 +173,17 @@ def read_descriptors(pid: int, descriptions: Descriptions) -> tuple[Descriptor, 
     One that a process which runs closes meanwhile is left out.
     """
     looked = (_look(pid, number, descriptions) for number in procfs.descriptors(pid))
-    return tuple(each for each in looked if each is not None)
+    found = tuple(each for each in looked if each is not None)
+    if (files := len(descriptions.found)) > MAX_PASSED:
+        raise NotCarried(
+            f"process {pid} has {files} files open", hint=f"this version carries {MAX_PASSED}"
+        )
+    if taken := [each.number for each in found if each.number in OWN_NUMBERS]:
+        raise NotCarried(
+            f"process {pid} has descriptor {taken[0]}, of those which the move itself needs",
+            hint=f"numbers from {OWN_NUMBERS.start} to {OWN_NUMBERS.stop - 1} cannot be carried",
+        )
+    return found
 
 
 def _look(pid: int, number: int, descriptions: Descriptions) -> Descriptor | None:

@@ -6,6 +6,7 @@ import errno
 import os
 import struct
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
@@ -42,6 +43,7 @@ _MS_INVALIDATE = 2
 _MCL_FUTURE, _MCL_ONFAULT = 2, 4
 _NO_TAGS = "0xffffffffffffffff"  # arch/x86/include/asm/mmu_context.h, mm_reset_untag_mask
 _PF_EXITING = 0x4  # linux/sched.h
+_DELETED = " (deleted)"
 _BPF_RETURN = 0x06  # BPF_RET | BPF_K
 _BPF = np.dtype([("code", "<u2"), ("jt", "u1"), ("jf", "u1"), ("k", "<u4")])  # sock_filter
 _SECCOMP_ACTION, _SECCOMP_USER_NOTIF = np.uint32(0xFFFF0000), 0x7FC00000
@@ -78,8 +80,42 @@ def refuse_process(pid: int, *, mappings: bool = True, tracer: int = 0) -> None:
     list_timers(pid)
     if os.readlink(f"/proc/{pid}/root") != "/":
         raise NotCarried(f"process {pid} has changed its root directory (chroot)")
+    if os.readlink(f"/proc/{pid}/cwd").endswith(_DELETED):
+        raise NotCarried(
+            f"process {pid} is in a directory that was removed", hint="move it when it has left it"
+        )
+    _refuse_namespaces(pid)
     if mappings:
         refuse_mappings(pid)
+
+
+def _refuse_namespaces(pid: int) -> None:
+    """Raise NotCarried for a process that has left a namespace of its container, as far as is told.
+
+    Its user namespace has to be ours: in another one it has all capabilities there, which would be
+    those of the host here.
+    """
+    pairs = [(f"/proc/{pid}/ns/user", "/proc/self/ns/user", "user")]
+    for kind in ("pid", "time"):
+        own = f"/proc/{pid}/ns/{kind}"
+        pairs.append((f"{own}_for_children", own, kind))
+    for there, here, kind in pairs:
+        if _identity(there) != _identity(here):
+            raise NotCarried(
+                f"process {pid} has made a {kind} namespace of its own (unshare(2))",
+                hint="start its program without one",
+            )
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """Return what tells a namespace from others; a namespace of children without one is none."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        if "_for_children" not in path:
+            raise
+        return 0, 0
+    return status.st_dev, status.st_ino
 
 
 def _refuse_ended_children(pid: int) -> None:
@@ -117,7 +153,7 @@ def extract_process(
     ``loan`` is its borrowed thread, ``stub`` the stub within. Raises NotCarried, ProcessGone.
     """
     # First, because each table takes the place of the one before, with the buffers that it filled.
-    threads = (extract_thread(pid, loan, stub),)
+    thread = extract_thread(pid, loan, stub)
     timers = read_timers(stub, list_timers(pid))
     descriptors = own_descriptors(pid, descriptions, stub)
     table = stub.table()
@@ -145,10 +181,12 @@ def extract_process(
     status = procfs.read_status(pid)
     refuse_stopped(pid, loan.tracee)
     tracee = loan.tracee.tid
+    # After the timers: one that has expired by then has no time left, and its signal waits.
+    own = pending_signals(tracee, procfs.read_status(pid, tracee)["SigPnd"], shared=False)
     return Process(
         pid=procfs.innermost_id(status),
         parent=parent,
-        threads=threads,
+        threads=(replace(thread, pending=own),),
         space=_address_space(pid, results[brk]),
         credentials=_credentials(pid, status, results[dumpable], results[securebits]),
         actions=tuple(read(place, ACTION_SIZE) for place in actions),

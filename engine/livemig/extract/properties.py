@@ -40,6 +40,7 @@ _SPECIAL = ("[v", "[uprobes")  # the kernel's own, which come by themselves, or 
 # where all that is mapped is locked (mlockall(2)), which the count of locked pages tells.
 _MAKING = (
     Call("enter_madvise", "behavior < 3 || (behavior > 9 && behavior < 20)"),
+    Call("exit_process_madvise", lacking=True),  # any advice, since Linux 6.13, of oneself
     # DROPPABLE, GROWSDOWN, LOCKED, NORESERVE, STACK (no huge pages, since Linux 6.7), HUGETLB
     Call("enter_mmap", "flags & 0x66108"),
     Call("exit_mlock"),

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from livemig.errors import NotCarried, ProtocolError, StateMismatch
-from livemig.inject.held import F_DUPFD_CLOEXEC, MAX_PASSED, Held
+from livemig.extract.files import MAX_PASSED
+from livemig.inject.held import F_DUPFD_CLOEXEC, Held
 from livemig.inject.terminal import open_own
 from livemig.model import Description, Image, Opened, Process, Role
 from livemig.stdin import make_room
 from livemig.stub import Table
-from livemig.system import handles, ttys
+from livemig.system import handles, procfs, ttys
 from livemig.system.numbers import NR_CLOSE, NR_DUP3, NR_FCNTL
 from livemig.terminal import Pty
 
@@ -27,7 +28,7 @@ _ROLES = (Role.STDIN, Role.STDOUT, Role.STDERR)
 
 @contextmanager
 def opened_descriptions(
-    image: Image, root: int, terminal: Pty | None = None
+    held: Held, image: Image, root: int, terminal: Pty | None = None
 ) -> Iterator[list[int]]:
     """Open every description of ``image`` below the directory ``root``, once.
 
@@ -36,9 +37,13 @@ def opened_descriptions(
     is a pipe of ours with what is unread in it.
     """
     found: list[int] = []
+    streams = _Streams(held, image)
     try:
         for description in image.descriptions:
-            found.append(_open(description, image, root, terminal))  # noqa: PERF401  one that fails, closes all
+            if description.kind is Opened.STREAM:
+                found.append(streams.open(description))
+            else:
+                found.append(_open(description, root, terminal))
         yield found
     finally:
         for descriptor in found:
@@ -46,13 +51,43 @@ def opened_descriptions(
                 os.close(descriptor)
 
 
-def _open(description: Description, image: Image, root: int, terminal: Pty | None) -> int:
+class _Streams:
+    """The container's standard streams, of which a process may have several open descriptions.
+
+    The first that can be is the held process's own. The others are opened again from outside: each
+    has its own flags, and may be open for another use (`exec 0<>/dev/stdin`).
+    """
+
+    def __init__(self, held: Held, image: Image) -> None:
+        self._held = held
+        self._image = image
+        self._taken: dict[Role, str] = {}
+
+    def open(self, description: Description) -> int:
+        """Return a descriptor of it, -1 where the held process has it."""
+        role = description.role or Role.STDIN
+        if role in self._taken:
+            return _open_again(self._taken[role], description)
+        if role is Role.STDIN and self._image.stdin_ended:
+            reader = _ended_input(self._image.stdin)
+            self._taken[role] = f"/proc/self/fd/{reader}"
+            return reader
+        number = self._held.streams[_ROLES.index(role)]
+        self._taken[role] = place = f"/proc/{self._held.pid}/fd/{number}"
+        flags = int(procfs.descriptor_info(self._held.pid, number)["flags"], 8)
+        same = (flags ^ description.flags) & os.O_ACCMODE == 0
+        return -1 if same else _open_again(place, description)
+
+
+def _open_again(place: str, description: Description) -> int:
+    """Open a pipe once more, without waiting for its other end; its flags are set later."""
+    flags = description.flags & (os.O_ACCMODE | os.O_PATH)
+    return os.open(place, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _open(description: Description, root: int, terminal: Pty | None) -> int:
     if description.kind is Opened.TERMINAL:
         return _open_terminal(description, root, terminal)
-    if description.kind is Opened.STREAM:
-        if description.role is Role.STDIN and image.stdin_ended:
-            return _ended_input(image.stdin)
-        return -1
     # Looked at before it is opened: a FIFO would wait for a writer, a device may do anything.
     place = handles.open_in_root(root, description.path, os.O_PATH)
     try:
@@ -124,6 +159,13 @@ def install_descriptors(held: Held, process: Process, image: Image, opened: Sequ
     table = held.stub.table()
     received = held.pass_descriptors(table, [opened[index] for index in passed])
     above = max([*wanted, *received, *held.own_numbers()], default=0) + 1
+    moved = len(passed) + sum(image.descriptions[index].is_own_terminal for index in needed)
+    if above + moved > held.limit:
+        raise NotCarried(
+            f"process {process.pid} has {len(needed)} files open, and {held.limit} descriptors are "
+            f"too few to put them in place",
+            hint="raise its hard limit (`--ulimit nofile`)",
+        )
     place: dict[int, int] = {}
     own: list[int] = []
     for offset, (index, number) in enumerate(zip(passed, received, strict=True)):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from livemig.errors import InternalError, ProcessGone, ProtocolError
+from livemig.extract.files import MAX_PASSED, OWN_NUMBERS
 from livemig.layout import LOWEST, free_hole
 from livemig.model import Mapping
 from livemig.stub.runner import RUN_LIMIT, SIZE, Stub
@@ -36,15 +37,13 @@ _MAP_HERE = 0x100022  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
 _SEQPACKET_CLOEXEC = 5 | 0o2000000
 _MSG_CMSG_CLOEXEC = 0x40000000
 _STREAMS = 3
-_RESERVED = 16
-MAX_PASSED = 200  # the kernel passes 253 descriptors a message at most (SCM_MAX_FD)
 
 
 class Held:
     """The first process of a held container, traced and stopped whenever no table runs.
 
     It dies with its tracer until ``release``. ``streams`` are the descriptors of the container's
-    own standard streams, kept at high numbers.
+    own standard streams, kept at high numbers, of which there are less than ``limit``.
     """
 
     def __init__(self, pid: int) -> None:
@@ -54,6 +53,7 @@ class Held:
         self.memory = Memory(pid)
         self.channel: socket.socket | None = None
         self.streams: list[int] = []
+        self.limit = 0
         self._attached = False
         self._channel_number = -1
 
@@ -140,8 +140,8 @@ class Held:
         return self.memory.read(self.stub.base, PAGE_SIZE).index(b"\x0f\x05")
 
     def _open_channel(self) -> None:
-        limit = min(resource.prlimit(self.pid, resource.RLIMIT_NOFILE)[0], 1024)
-        base = limit - _RESERVED
+        self.limit = self._raise_limit()
+        base = min(self.limit, OWN_NUMBERS.stop) - len(OWN_NUMBERS)
         table = self.stub.table()
         pair = table.room(8)
         table.call("socketpair", NR_SOCKETPAIR, socket.AF_UNIX, _SEQPACKET_CLOEXEC, 0, pair)
@@ -158,6 +158,19 @@ class Held:
             table.call(f"close {number}", NR_CLOSE, number)
         results = self.stub.run(table)
         *self.streams, self._channel_number = (results[index] for index in kept)
+
+    def _raise_limit(self) -> int:
+        """Have room for descriptors above those that arrive; return how many there may be.
+
+        The arriving process has its own limit in the end, or `rebuild` fails.
+        """
+        soft, hard = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)
+        wanted = OWN_NUMBERS.stop + 4 * MAX_PASSED
+        for limit in (max(hard, wanted), hard):
+            with suppress(PermissionError, ValueError):  # a hard limit is not for all to raise
+                resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (limit, limit))
+                return limit
+        return soft
 
     def pass_descriptors(self, table: Table, descriptors: Sequence[int]) -> list[int]:
         """Send descriptors of ours; ``table`` receives them. Returns the numbers they will have.

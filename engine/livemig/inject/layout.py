@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
+from livemig.extract.files import MAX_PASSED
 from livemig.inject.advice import add_advice
 from livemig.inject.droppable import MAP_DROPPABLE
-from livemig.inject.held import MAX_PASSED, Held
+from livemig.inject.held import Held
 from livemig.layout import Change, Flags, growth, is_grown
 from livemig.model import STUB, Kind, Mapping
 from livemig.relocation import Relocation

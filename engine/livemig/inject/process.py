@@ -83,7 +83,7 @@ def rebuild(
     one that the held process has, if it has one.
     Raises OSError that names the failing step, NotCarried, StateMismatch.
     """
-    with opened_descriptions(image, root, terminal) as opened:
+    with opened_descriptions(held, image, root, terminal) as opened:
         install_descriptors(held, process, image, opened)
     if image.terminal is not None:
         settle_terminal(held, image.terminal)

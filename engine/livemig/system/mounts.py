@@ -17,11 +17,16 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True)
 class Mount:
-    """A mount as a process sees it: where, what of its file system, and of which type that is."""
+    """A mount as a process sees it: where, what of its file system, and of which type that is.
 
+    ``number`` is its ID, and ``read_only`` what was said of the mount, not of its file system.
+    """
+
+    number: int
     point: str
     root: str
     kind: str
+    read_only: bool
 
 
 def read_mounts(pid: int) -> list[Mount]:
@@ -32,7 +37,8 @@ def read_mounts(pid: int) -> list[Mount]:
 
 def _mount(fields: list[str]) -> Mount:
     root, point = (_ESCAPED.sub(_unescaped, each) for each in fields[3:5])
-    return Mount(point, root, fields[fields.index("-") + 1])
+    kind = fields[fields.index("-") + 1]
+    return Mount(int(fields[0]), point, root, kind, "ro" in fields[5].split(","))
 
 
 def _unescaped(match: re.Match[str]) -> str:

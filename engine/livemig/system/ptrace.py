@@ -44,9 +44,11 @@ O_SUSPEND_SECCOMP = 1 << 21
 EVENT_STOP = 128
 SYSCALL_STOP = 0x85  # SIGTRAP | 0x80, with PTRACE_O_TRACESYSGOOD
 NT_X86_XSTATE = 0x202
+NT_386_IOPERM = 0x201
 PEEKSIGINFO_SHARED = 1
 SIGINFO_SIZE = 128
 _THREAD_AREAS = range(12, 15)  # GDT_ENTRY_TLS_MIN to GDT_ENTRY_TLS_MAX, asm/segment.h
+_IO_BITMAP_MAX = 8192  # IO_BITMAP_BYTES, asm/processor.h
 _NOT_PRESENT = 1 << 5  # seg_not_present of struct user_desc
 XSTATE_MAX = 65536  # AMX state needs 11 KiB; the kernel returns what there is
 
@@ -152,6 +154,19 @@ def set_xstate(tid: int, state: bytes) -> None:
     buffer = ctypes.create_string_buffer(state, len(state))
     vector = _IoVec(ctypes.addressof(buffer), len(state))
     _call(SETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(vector))
+
+
+def has_io_ports(tid: int) -> bool:
+    """Tell whether a stopped thread was given I/O ports (ioperm(2)); iopl(2) shows nowhere."""
+    buffer = ctypes.create_string_buffer(_IO_BITMAP_MAX)
+    vector = _IoVec(ctypes.addressof(buffer), len(buffer))
+    try:
+        _call(GETREGSET, tid, NT_386_IOPERM, ctypes.addressof(vector))
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.EIO, errno.ENODEV, errno.EINVAL):
+            return False  # it has none, or the kernel knows no such thing
+        raise
+    return bool(vector.length)
 
 
 def get_sigmask(tid: int) -> int:

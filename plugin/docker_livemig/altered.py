@@ -1,0 +1,157 @@
+"""What a container that may has altered of what Docker made for it: network, names, mounts.
+
+Docker makes all of that anew on the target, so that a firewall, say, would be open there. Whoever
+lacks the capabilities cannot alter it, and is not looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_interface
+from pathlib import Path
+from typing import Any, TypeVar
+
+from docker_livemig.containers import ContainerSpec
+from livemig.system import procfs
+from livemig.system.handles import set_namespace
+from livemig.system.mounts import Mount, read_mounts
+
+_T = TypeVar("_T")
+_NET_ADMIN, _SYS_ADMIN = 12, 21  # linux/capability.h
+_CLONE_NEWUTS, _CLONE_NEWNET = 0x04000000, 0x40000000
+_UP = 1  # IFF_UP
+_MAIN = 254  # RT_TABLE_MAIN
+_PRIORITIES = (None, 0, 32766, 32767)  # of the rules that each namespace has
+_LEGACY = ("ip_tables_names", "ip6_tables_names", "arp_tables_names")
+_LOOPBACK, _INTERFACE = "lo", "eth0"
+_UNNAMED = "(none)"
+
+
+def altered(spec: ContainerSpec, pid: int) -> Iterator[str]:
+    """Yield, in words for users, what is otherwise than Docker made it; ``pid`` is in there."""
+    bounding = int(procfs.read_status(pid)["CapBnd"], 16)
+    if bounding >> _NET_ADMIN & 1:
+        own = {str(ip_interface(address).ip) for address in spec.addresses}
+        yield from _inside(pid, "net", _CLONE_NEWNET, lambda: _network(own))
+    if bounding >> _SYS_ADMIN & 1:
+        yield from _other_network(pid)
+        yield from _names(spec, *_inside(pid, "uts", _CLONE_NEWUTS, _read_names))
+
+
+def _inside(pid: int, kind: str, flag: int, look: Callable[[], _T]) -> _T:
+    """Return what ``look`` sees in a namespace of a process: a thread can be in one of its own."""
+
+    def enter() -> _T:
+        namespace = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            set_namespace(namespace, flag)
+        finally:
+            os.close(namespace)
+        return look()
+
+    with ThreadPoolExecutor(1) as elsewhere:
+        return elsewhere.submit(enter).result()
+
+
+# The network namespace
+
+
+def _network(own: set[str]) -> list[str]:
+    from pyroute2 import IPRoute  # noqa: PLC0415  takes its time, and few need it
+
+    with IPRoute() as route:
+        names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in route.get_links()}
+        found = [
+            f"the network interface {link.get_attr('IFLA_IFNAME')}, which was made inside it"
+            for link in route.get_links()
+            if link["flags"] & _UP and link.get_attr("IFLA_IFNAME") not in (_LOOPBACK, _INTERFACE)
+        ]
+        found += _addresses(route, names, own)
+        found += _routes(route, names)
+        rules = [*route.get_rules(family=2), *route.get_rules(family=10)]
+        if any(rule.get_attr("FRA_PRIORITY") not in _PRIORITIES for rule in rules):
+            found.append("rules of routing (ip rule), which were made inside it")
+    return found + _filters()
+
+
+def _addresses(route: Any, names: dict[int, str], own: set[str]) -> list[str]:
+    found = []
+    for address in route.get_addr(family=2):
+        name, text = names.get(address["index"], "?"), str(address.get_attr("IFA_ADDRESS"))
+        if text not in own and not (name == _LOOPBACK and text.startswith("127.")):
+            found.append(f"the address {text} of {name}, which was given inside it")
+    return found
+
+
+def _routes(route: Any, names: dict[int, str]) -> list[str]:
+    """Docker makes a default route, and the kernel one to each network that is near."""
+    found, default = [], False
+    for each in route.get_routes(family=2, table=_MAIN):
+        name, near = names.get(each.get_attr("RTA_OIF"), "?"), each["proto"] == 2
+        if name == _INTERFACE and not each["dst_len"] and not default:
+            default = True
+        elif not near:
+            to = f"{each.get_attr('RTA_DST') or 'default'}/{each['dst_len']}"
+            found.append(f"the route to {to}, which was made inside it")
+    if _INTERFACE in names.values() and not default:
+        found.append("no default route, which was removed inside it")
+    return found
+
+
+def _filters() -> list[str]:
+    from pyroute2.nftables.main import NFTables  # noqa: PLC0415
+
+    found = []
+    with NFTables() as tables:
+        try:
+            found += [table.get_attr("NFTA_TABLE_NAME") for table in tables.get_tables()]
+        except OSError:  # a kernel without nftables
+            found += []
+    for name in _LEGACY:
+        path = Path(f"/proc/thread-self/net/{name}")
+        found += path.read_text().split() if path.exists() else []
+    return [f"the table {name} of its packet filter, which was made inside it" for name in found]
+
+
+def _other_network(pid: int) -> Iterator[str]:
+    """Yield where a process has left the network namespace that Docker has mounted for it."""
+    mounted = {mount.root for mount in read_mounts(os.getpid()) if mount.kind == "nsfs"}
+    own = os.readlink(f"/proc/{pid}/ns/net")
+    if any(root.startswith("net:") for root in mounted) and own not in mounted:
+        yield "a network namespace, which was made inside it"
+
+
+# The UTS namespace
+
+
+def _read_names() -> tuple[str, str]:
+    directory = Path("/proc/sys/kernel")
+    host, domain = ((directory / name).read_text().strip() for name in ("hostname", "domainname"))
+    return host, domain
+
+
+def _names(spec: ContainerSpec, host: str, domain: str) -> Iterator[str]:
+    wanted = spec.config.get("Hostname"), spec.config.get("Domainname") or _UNNAMED
+    for what, found, due in zip(("host", "domain"), (host, domain), wanted, strict=True):
+        if found != due:
+            yield f"the {what} name {found!r}, which was changed inside the container"
+
+
+# Mounts
+
+
+def unmade(asked: list[str], mounts: list[Mount], pid: int, *, read_only: bool) -> Iterator[str]:
+    """Yield what the bundle asks for, and what is mounted no more, or in another way.
+
+    ``asked`` are the places, ``read_only`` tells whether its root is asked to be so.
+    """
+    if not int(procfs.read_status(pid)["CapBnd"], 16) >> _SYS_ADMIN & 1:
+        return
+    points = {mount.point for mount in mounts}
+    for place in sorted(set(asked) - points):
+        if os.path.lexists(f"/proc/{pid}/root{place}"):
+            yield f"no mount at {place}, which was unmounted inside it"
+    if any(mount.point == "/" and mount.read_only is not read_only for mount in mounts):
+        yield "the mount at /, which was mounted in another way (remount) inside it"
