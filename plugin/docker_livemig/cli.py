@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -199,7 +200,9 @@ def move_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("container", metavar="CONTAINER", help="name or ID of the container")
+    parser.add_argument(
+        "container", metavar="CONTAINER", type=_container, help="name or ID of the container"
+    )
     parser.add_argument("host", metavar="HOST", help="where it goes")
     _add_ways(parser)
     _add_limits(parser)
@@ -297,6 +300,12 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         help="of the summary, on standard output (default: %(default)s)",
     )
     add("-D", "--debug", action="store_true", help="show where an error comes from")
+
+
+def _container(text: str) -> str:
+    if not re.fullmatch(r"/?[A-Za-z0-9][A-Za-z0-9_.-]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be the name or ID of a container")
+    return text
 
 
 def _number(least: int, most: int) -> Callable[[str], int]:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import requests
 import urllib3
@@ -56,6 +57,13 @@ class _Impatient(docker.APIClient):  # type: ignore[misc]
 
     def _disable_socket_timeout(self, socket: object) -> None:
         """Leave the limit as it is; docker-py takes it away once a stream has begun."""
+
+    def _set_request_timeout(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Have one for events that end, too, where docker-py asks for none."""
+        if (kwargs.get("params") or {}).get("until"):
+            kwargs["timeout"] = self.timeout
+        kwargs.setdefault("timeout", self.timeout)
+        return kwargs
 
 
 def connect(timeout: int = TIMEOUT) -> docker.APIClient:
@@ -136,6 +144,14 @@ def translate_reason(
             hint="free the port on that host",
         )
     return default(f"{doing}: {reason}")
+
+
+def this_host(name: str) -> NameTaken:
+    """Return the error for a container that is to move to where it is."""
+    return NameTaken(
+        f"container {name} is on {os.uname().nodename} already: HOST is this very host",
+        hint="name another one",
+    )
 
 
 def name_taken(name: str) -> NameTaken:

@@ -138,10 +138,11 @@ class Handover:
             return
         self.watch.enter(SourcePhase.FAREWELL)
         try:
-            self.notes += self._finish_target()
+            told = self._finish_target()
         except LivemigError as error:
-            self.notes.append(f"{self.host} did not confirm the end: {error.message}")
-        self.meanwhile.tell_stopped(self.host)
+            told = (f"{self.host} did not confirm the end: {error.message}",)
+        self.notes += told
+        self.meanwhile.tell_stopped(self.host, told)
         self.notes += self.meanwhile.notes
 
     def _finish_target(self) -> tuple[str, ...]:

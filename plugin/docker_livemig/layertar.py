@@ -86,6 +86,8 @@ class _Packer:
         directory, name = os.path.split(path)
         parent = self._enter(directory)
         status = os.stat(name or ".", dir_fd=parent, follow_symlinks=False)
+        if stat.S_IFMT(status.st_mode) not in _TYPES:
+            return  # a socket by now: the next scan shows it
         self._describe(info, status, f"/proc/self/fd/{parent}/{name}")
         if not stat.S_ISREG(status.st_mode):
             if stat.S_ISLNK(status.st_mode):

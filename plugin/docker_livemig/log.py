@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from livemig.errors import InternalError
+from livemig.errors import InternalError, readable
 
 LOG = Path(os.environ.get("LIVEMIG_LOG") or "/var/log/livemig.log")
 
@@ -31,7 +31,10 @@ def note(text: str) -> None:
     """Append ``text`` with the time; what cannot be noted is not worth an error."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     with suppress(OSError), _open() as file:
-        file.write(f"{stamp} [{os.getpid()}] {text.rstrip()}\n")
+        # Others have a say in it: no line of theirs begins like one of ours.
+        shown = readable(text.encode(errors="backslashreplace").decode())
+        lines = "\n    ".join(shown.rstrip().splitlines())
+        file.write(f"{stamp} [{os.getpid()}] {lines}\n")
 
 
 def _open() -> TextIO:

@@ -14,7 +14,14 @@ from docker.errors import NotFound
 import docker
 from docker_livemig import hold
 from docker_livemig.containers import NO_POLICY, ContainerSpec, refuse_shown
-from docker_livemig.engine_api import RUNTIME, address, name_taken, require_runtime, translating
+from docker_livemig.engine_api import (
+    RUNTIME,
+    address,
+    name_taken,
+    require_runtime,
+    this_host,
+    translating,
+)
 from docker_livemig.lifecycle import kill, remove_ended
 from docker_livemig.uncarried import unfit
 from livemig.errors import CreateFailed, NotCarried, ProtocolError
@@ -53,6 +60,8 @@ def check_target(api: docker.APIClient, spec: ContainerSpec) -> None:
             found = api.inspect_container(spec.name)
         except NotFound:
             return
+    if found["Id"] == spec.id:
+        raise this_host(spec.name)
     if found["Name"].lstrip("/") == spec.name:
         raise name_taken(spec.name)
 

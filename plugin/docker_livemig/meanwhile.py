@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from docker_livemig import containers, engine_api, health, lifecycle
@@ -135,16 +135,21 @@ class Meanwhile:
         """Return what the other host has to be told, where Docker's word came too late here."""
         return Finish(stop=self.told_to_end and not self.restarted, restart=self.restarted)
 
-    def tell_stopped(self, host: str) -> None:
-        """Raise NotRunning where the container was moved to ``host`` and has been stopped there."""
+    def tell_stopped(self, host: str, doubts: Sequence[str] = ()) -> None:
+        """Raise NotRunning where the container was moved to ``host`` and has been stopped there.
+
+        ``doubts`` say why that is not sure.
+        """
         if self.restarted:
             self.notes.append(
-                f"{self._name} was restarted by Docker when it had left; it was restarted on {host}"
+                f"{self._name} was restarted by Docker when it had left; it was "
+                f"{'to be ' * bool(doubts)}restarted on {host}"
             )
         elif self.told_to_end:
+            stopped = f"was to be stopped there: {'; '.join(doubts)}" if doubts else "stopped there"
             raise NotRunning(
                 f"{self._name} was told to end by Docker (stop, kill, rm) while it was being "
-                f"moved; it was moved to {host}, and stopped there"
+                f"moved; it was moved to {host}, and {stopped}"
             )
 
     def close(self) -> None:

@@ -18,13 +18,14 @@ from docker_livemig import log
 from docker_livemig.exits import SUCCESS, exit_code
 from docker_livemig.far import HELLO_TIMEOUT, facts, local_argv, read_hello
 from docker_livemig.requests import MoveRequest, Query, Recover
-from livemig.errors import DiskFull, LivemigError, NotRoot, ProtocolError
+from livemig.errors import DiskFull, LivemigError, NotRoot, ProtocolError, readable
 from livemig.frames import Frame, FrameType
 from livemig.link import Link
 from livemig.wire import from_wire, to_wire
 
 _SWITCH_INTERVAL = 0.0005
 _LAST_WORDS = 5.0
+_NAMED = 100  # characters of what the other side calls itself
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def serve(link: Link, roles: Roles, *, caller: str = "") -> int:
             raise NotRoot(f"{os.uname().nodename}: the peer does not run as root")
         link.send(FrameType.HELLO, to_wire(facts("peer")))
         hello = read_hello(link.name, link.expect(FrameType.HELLO, timeout=HELLO_TIMEOUT).body)
-        link.name = f"{hello.role} on {hello.host}"
+        link.name = readable(f"{hello.role[:_NAMED]} on {hello.host[:_NAMED]}").replace("\n", "?")
         first = link.receive()
         with (
             log.noted(f"{link.name}: {about}")

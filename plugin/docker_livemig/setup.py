@@ -25,7 +25,9 @@ from typing import Any
 import docker
 from docker_livemig import atboot, dockerd, engine_api, ondisk
 from docker_livemig.engine_api import RUNTIME, translating
-from livemig.errors import ContainerError, HostError, NoDocker, NotRoot
+from docker_livemig.journal import Journal
+from docker_livemig.sweep import is_open
+from livemig.errors import ContainerError, HostError, NoDocker, NotRoot, UnderWay
 
 INSTALLED = Path("/usr/local/bin") / RUNTIME
 """Where the runtime is installed: a path that stays when the Python environment goes."""
@@ -56,7 +58,7 @@ def run(dry_run: bool = False, undo: bool = False, engine: str = "") -> list[str
     ``engine`` is where Docker listens (unix://…, empty: as the environment has it).
     With ``dry_run`` nothing changes and the lines are the differences that would be made. Doing
     what is done already is no error. Raises NotRoot, NoDocker, HostError, and ContainerError when
-    a container still depends on what ``undo`` would remove.
+    a container still depends on what ``undo`` would remove, UnderWay while one is moved.
     """
     if os.geteuid() != 0:
         raise NotRoot("setup changes Docker's configuration", hint="run it as root, with `sudo`")
@@ -69,6 +71,7 @@ def _run(api: docker.APIClient, dry_run: bool, undo: bool) -> list[str]:
     before = _read(daemon.config)
     if undo:
         _refuse_while_used(api)
+        _refuse_while_moved()
         after = without_runtime(before, remove_empty=MARK.exists())
     else:
         after = with_runtime(before, INSTALLED)
@@ -289,6 +292,26 @@ def _refuse_while_used(api: docker.APIClient) -> None:
             f"the runtime {RUNTIME} is still needed by: {names}",
             hint=f"move these containers away or remove them: `docker rm {names}`",
         )
+
+
+def _refuse_while_moved() -> None:
+    """Raise ContainerError while a container of this host is frozen, or may be, by a move.
+
+    Docker says that such a one runs, and nothing but `recover` ends that.
+    """
+    for journal in Journal.all():
+        if not journal.take():
+            raise UnderWay(
+                f"a peer on {os.uname().nodename} is at work on the move {journal.move_id}",
+                hint="wait for it",
+            )
+        journal.leave()
+        known = journal.known()
+        if known is not None and is_open(known) and not known.details.get("decided"):
+            raise ContainerError(
+                f"the move {journal.move_id} of this host is {known.state}, and has not ended",
+                hint=f"`docker livemig recover {journal.move_id}` ends it",
+            )
 
 
 # Files

@@ -60,7 +60,7 @@ def refuse_handed_over(spec: ContainerSpec) -> None:
     """
     for journal in Journal.all():
         known = journal.known()
-        if known is None or not is_source(known) or not _is_open(known):
+        if known is None or not is_open(known):
             continue
         if copies.spec_of(journal, known).id == spec.id:
             raise InDoubt(
@@ -70,7 +70,10 @@ def refuse_handed_over(spec: ContainerSpec) -> None:
             )
 
 
-def _is_open(known: Entry) -> bool:
+def is_open(known: Entry) -> bool:
+    """Tell whether this host is the source of a move by which its container is, or was, frozen."""
+    if not is_source(known):
+        return False
     if known.state == SourceState.RETURNED:
         return not known.details.get("settled")
     return known.state != SourceState.BEGUN

@@ -124,6 +124,8 @@ def test_options_of_docker(argv: list[str], given: cli.Globals, words: list[str]
         ["livemig", "--cache=-1", "web", "b"],
         ["livemig", "--verif", "web", "b"],
         ["livemig", "web", "b;reboot"],
+        ["livemig", "", "b"],
+        ["livemig", "web/../json", "b"],
         ["livemig", "web", "tcp://b:2375"],
         ["livemig", "version", "please"],
         ["livemig", "peer"],

@@ -17,7 +17,15 @@ from docker_livemig.requests import MoveRequest
 from docker_livemig.session import Session
 from docker_livemig.source import Move
 from docker_livemig.watch import ClientWatch
-from livemig.errors import DiskFull, InDoubt, LinkLost, LivemigError, TargetError, TransferError
+from livemig.errors import (
+    DiskFull,
+    HostUnreachable,
+    InDoubt,
+    LinkLost,
+    LivemigError,
+    TargetError,
+    TransferError,
+)
 from livemig.outgoing import Outgoing
 
 
@@ -203,11 +211,12 @@ class Finishing:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, kill: Callable[[], None]) -> None:
         self.ended: list[str] = []
         self.notes: list[str] = []
+        self.doubts: list[str] = []
         monkeypatch.setattr(copies, "end", lambda *_: self.ended.append("container"))
         meanwhile = SimpleNamespace(
             await_restart=lambda: None,
             await_end=lambda: None,
-            tell_stopped=lambda _: None,
+            tell_stopped=lambda _, doubts: self.doubts.extend(doubts),
             last_word=Finish,
             notes=[],
         )
@@ -233,6 +242,24 @@ def test_input_that_cannot_be_read_any_more_does_not_keep_the_copy(
     move.handover.finish(Late())
     assert move.ended == ["container", "journal"]
     assert "late standard input may be lost" in move.notes[0]
+
+
+def test_a_target_that_does_not_confirm_the_end_is_a_doubt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever stopped the container meanwhile is not told that it was stopped there."""
+
+    def resume(*_: Any) -> Any:
+        raise HostUnreachable("gone")
+
+    def send(*_: Any) -> None:
+        raise LinkLost("the connection is lost")
+
+    move = Finishing(monkeypatch, lambda: None)
+    session = SimpleNamespace(send=send, resume=resume)
+    monkeypatch.setattr(move.handover, "session", session)
+    move.handover.finish(None)
+    assert move.doubts == move.notes == ["lmb did not confirm the end: gone"]
 
 
 def test_a_copy_that_cannot_be_ended_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,3 +54,14 @@ def test_an_engine_that_stalls_in_an_answer_is_given_up() -> None:
     spec: Any = type("Spec", (), {"image_id": "sha256:1234", "layers": ()})
     with closing(engine_api.connect(LIMIT)) as api, pytest.raises(NoDocker, match="saving image"):
         list(images.export_missing(api, spec, ()))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.usefixtures("engine")
+def test_an_engine_that_stalls_in_events_that_end_is_given_up() -> None:
+    with (
+        closing(engine_api.connect(LIMIT)) as api,
+        pytest.raises(NoDocker, match="listening"),
+        engine_api.translating("listening"),
+    ):
+        list(api.events(since="1", until="2", decode=True))

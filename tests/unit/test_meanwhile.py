@@ -239,6 +239,8 @@ def test_after_the_commit_a_stop_is_passed_on() -> None:
     assert watched.watch.last_word() == Finish(stop=True)
     with pytest.raises(NotRunning, match="moved to there, and stopped there"):
         watched.watch.tell_stopped("there")
+    with pytest.raises(NotRunning, match="moved to there, and was to be stopped there: it is away"):
+        watched.watch.tell_stopped("there", ("it is away",))
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,20 @@ def test_what_a_host_did_is_in_its_log(served: Served, fails: bool) -> None:
     assert ended.endswith(f"] {what}: {'DiskFull: disk of b is full' if fails else 'done'}")
 
 
+def test_no_line_of_the_log_is_another_hosts(served: Served) -> None:
+    def act(_link: Link) -> None:
+        raise DiskFull("full\n2026-01-01T00:00:00+0000 [1] all is well\x1b[2J\r2026-01-01 [1] too")
+
+    served.played.act = act
+    greet(served.link)
+    served.link.send(FrameType.PREPARE, {"move_id": "m1"})
+    assert isinstance(outcome(served.link), DiskFull)
+    served.thread.join(5)
+    lines = log.LOG.read_text().splitlines()
+    assert len([line for line in lines if not line.startswith(" ")]) == 2
+    assert "\x1b" not in log.LOG.read_text()
+
+
 def test_a_name_that_is_no_text_is_told_and_logged(served: Served) -> None:
     def act(_link: Link) -> None:
         raise errors.NotCarried("/dev/caf\udce9, which was made there")

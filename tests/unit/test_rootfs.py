@@ -459,3 +459,13 @@ def test_a_file_that_shrinks_while_it_is_read_keeps_the_archive_whole(tmp_path: 
         os.truncate(tmp_path / "a", 10)
     with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as tar:
         assert tar.getnames() == ["a", "b"]
+
+
+def test_what_has_become_a_socket_is_left_out(tmp_path: Path) -> None:
+    """The scan saw a file; the next one sees what it is."""
+    (tmp_path / "a").write_text("before")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+    whole = b"".join(rootfs.pack(str(tmp_path), ["a", "s"]))
+    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+        assert tar.getnames() == ["a"]

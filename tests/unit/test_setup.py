@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,7 +15,8 @@ from typing import Any, cast
 import pytest
 
 from docker_livemig import engine_api, setup
-from livemig.errors import HostError, NoDocker, NotRoot
+from docker_livemig.journal import Journal
+from livemig.errors import ContainerError, HostError, NoDocker, NotRoot, UnderWay
 
 PROGRAM = Path("/opt/livemig-runc")
 OTHERS = """{
@@ -53,6 +54,36 @@ def test_undo_leaves_what_others_wrote() -> None:
     assert json.loads(after) == json.loads(OTHERS)
     assert setup.without_runtime(OTHERS) == OTHERS
     assert setup.without_runtime(None) is None
+
+
+@pytest.mark.parametrize(
+    ("states", "error"),
+    [
+        (["begun"], None),
+        (["begun", "freezing"], ContainerError),
+        (["begun", "freezing", "committed"], ContainerError),
+        (["begun", "freezing", "returned"], ContainerError),
+        (["accepted", "lost"], None),
+    ],
+)
+def test_undo_is_refused_while_a_container_is_frozen_by_a_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, states: list[str], error: type[Exception]
+) -> None:
+    """Nobody could end that move any more, and Docker says that the container runs."""
+    monkeypatch.setenv("LIVEMIG_STATE_DIR", str(tmp_path))
+    first, *others = states
+    journal = Journal("m1")
+    journal.begin(first)
+    with pytest.raises(UnderWay, match="is at work on the move m1"):
+        setup._refuse_while_moved()
+    for state in others:
+        journal.append(state)
+    journal.leave()
+    with pytest.raises(error, match=f"m1 of this host is {states[-1]}") if error else nullcontext():
+        setup._refuse_while_moved()
+    if error:
+        journal.append("returned", settled=True)
+        setup._refuse_while_moved()
 
 
 def test_undo_removes_the_file_that_setup_made_and_no_other() -> None:
