@@ -14,7 +14,7 @@ struct livemig_target {
 /*
  * Find the process behind a descriptor of the caller's, check that the caller may change its
  * memory, and hold on to both. The caller, its tracer, is the one who could let it run: as long as
- * it is kept in the kernel, the process stays stopped, or dies.
+ * it is kept in the kernel, the process stays stopped, or dies. (But see held_by_caller.)
  */
 int livemig_target_get(struct livemig_target *target, int pidfd);
 

@@ -299,6 +299,15 @@ static void replace(void)
 	subject_end(&subject);
 }
 
+static int read_number(const char *path)
+{
+	FILE *file = fopen(path, "re");
+	int number;
+
+	require(file && fscanf(file, "%d", &number) == 1 && !fclose(file), "%s", path);
+	return number;
+}
+
 static void write_number(const char *path, int number)
 {
 	FILE *file = fopen(path, "we");
@@ -313,8 +322,9 @@ static void hugetlb(void)
 	struct subject subject;
 	struct livemig_op op;
 	char *place;
+	int pages = read_number("/proc/sys/vm/nr_hugepages");
 
-	write_number("/proc/sys/vm/nr_hugepages", 4);
+	write_number("/proc/sys/vm/nr_hugepages", pages + 4);
 	place = mmap(NULL, HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB,
 		     -1, 0);
 	require(place != MAP_FAILED);
@@ -332,7 +342,7 @@ static void hugetlb(void)
 	subject_ask(&subject, ORDER_READ, to, LENGTH, 10);
 	subject_end(&subject);
 	munmap(place, HUGE);
-	write_number("/proc/sys/vm/nr_hugepages", 0);
+	write_number("/proc/sys/vm/nr_hugepages", pages);
 }
 
 const struct test moves[] = { { "anonymous", anonymous },

@@ -5,12 +5,15 @@
  * Who rebuilds a process has to unmap, map and move its memory. From outside there is no system
  * call for that; this device is it. It is a mechanism: what to map where is decided in user space.
  *
- * WHO MAY. The caller must be allowed to attach to the process (PTRACE_MODE_ATTACH_REALCREDS, with
- * all that Yama and security modules say of it), and must be its tracer already: every thread of it
- * is stopped by the calling thread's own ptrace. So the device gives nobody a power that he did not
- * have: a tracer could make the process call mremap(2) itself. Memory that another process shares
- * as a whole (CLONE_VM without CLONE_THREAD) is refused, and so are processes of 32 bits, and those
- * that io_uring has workers for, which nobody can trace. A caller of 32 bits gets ENOTTY.
+ * WHO MAY. The caller must be allowed to attach to the process (PTRACE_MODE_ATTACH_REALCREDS,
+ * with all that Yama and security modules say of it), and must be its tracer already: every
+ * thread of it is stopped by the calling thread's own ptrace. (Where the caller is its parent as
+ * well, and another tracer lets it go at that moment, it may run on.) So the device gives nobody
+ * what he could not do to memory of his own. The process may get what it could not map itself:
+ * memory below vm.mmap_min_addr, files that its security label may not map. Memory that another
+ * process shares as a whole (CLONE_VM without CLONE_THREAD) is refused, and so are processes of
+ * 32 bits, and those that io_uring has workers for, which nobody can trace. A caller of 32 bits
+ * gets ENOTTY.
  *
  * IN WHOSE NAME. Operations run with the credentials of the caller, and count against the process:
  * its RLIMIT_AS, RLIMIT_DATA and RLIMIT_MEMLOCK, its memory cgroup. File modes, seals of memfd and
@@ -18,12 +21,13 @@
  * CAP_IPC_LOCK lifts RLIMIT_MEMLOCK, CAP_SYS_RAWIO lets it map below vm.mmap_min_addr, and
  * CAP_SYS_ADMIN takes what vm.admin_reserve_kbytes keeps of memory.
  *
- * WHAT IS NOT THE PROCESS'S. A thread of the kernel does the work, and what else the kernel asks of
- * who maps is that thread's. NUMA policy and cpuset: of pages that are there at once (locked memory
- * that grows). Personality: READ_IMPLIES_EXEC of the process adds nothing. Protection keys: memory
- * of PROT_EXEC alone gets the process's key for such memory, but nothing sets the process's PKRU,
- * by which it can or cannot be read (not by default). The cgroup that pays for pages of hugetlbfs:
- * so its files are refused; mappings of them that are there already can be moved and unmapped.
+ * WHAT IS NOT THE PROCESS'S. A thread of the kernel does the work, and what else the kernel asks
+ * of who maps is that thread's. NUMA policy and cpuset: of pages that are there at once (locked
+ * memory that grows). Personality: READ_IMPLIES_EXEC of the process adds nothing. Protection
+ * keys: memory of PROT_EXEC alone gets the process's key for such memory, but nothing sets the
+ * process's PKRU, by which it can or cannot be read (not by default); locked memory that has a
+ * key and grows is not filled at once. The cgroup that pays for pages of hugetlbfs: so its files
+ * are refused; mappings of them that are there already can be moved and unmapped.
  *
  * WHAT HAPPENS. Operations are carried out in order until the first one that fails, or until the
  * caller has got a fatal signal, which ends what an operation waits for, too; none is undone. The
