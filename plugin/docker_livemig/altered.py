@@ -6,6 +6,7 @@ lacks the capabilities cannot alter it, and is not looked at.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ _UP = 1  # IFF_UP
 _MAIN = 254  # RT_TABLE_MAIN
 _PRIORITIES = (None, 0, 32766, 32767)  # of the rules that each namespace has
 _LEGACY = ("ip_tables_names", "ip6_tables_names", "arp_tables_names")
+_UNKNOWN = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
 _LOOPBACK, _INTERFACE = "lo", "eth0"
 _UNNAMED = "(none)"
 
@@ -70,7 +72,7 @@ def _network(own: set[str]) -> list[str]:
         ]
         found += _addresses(route, names, own)
         found += _routes(route, names)
-        rules = [*route.get_rules(family=2), *route.get_rules(family=10)]
+        rules = [*route.get_rules(family=2), *_known(lambda: list(route.get_rules(family=10)))]
         if any(rule.get_attr("FRA_PRIORITY") not in _PRIORITIES for rule in rules):
             found.append("rules of routing (ip rule), which were made inside it")
     return found + _filters()
@@ -101,18 +103,31 @@ def _routes(route: Any, names: dict[int, str]) -> list[str]:
 
 
 def _filters() -> list[str]:
-    from pyroute2.nftables.main import NFTables  # noqa: PLC0415
-
-    found = []
-    with NFTables() as tables:
-        try:
-            found += [table.get_attr("NFTA_TABLE_NAME") for table in tables.get_tables()]
-        except OSError:  # a kernel without nftables
-            found += []
+    found = _known(_tables)
     for name in _LEGACY:
         path = Path(f"/proc/thread-self/net/{name}")
         found += path.read_text().split() if path.exists() else []
     return [f"the table {name} of its packet filter, which was made inside it" for name in found]
+
+
+def _tables() -> list[str]:
+    """Return the tables of nftables."""
+    from pyroute2.nftables.main import NFTables  # noqa: PLC0415
+
+    with NFTables() as tables:
+        return [table.get_attr("NFTA_TABLE_NAME") for table in tables.get_tables()]
+
+
+def _known(ask: Callable[[], list[Any]]) -> list[Any]:
+    """Return what is asked for, nothing where the kernel does not know such things."""
+    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
+
+    try:
+        return ask()
+    except (OSError, NetlinkError) as error:
+        if (error.code if isinstance(error, NetlinkError) else error.errno) not in _UNKNOWN:
+            raise
+        return []
 
 
 def _other_network(pid: int) -> Iterator[str]:
@@ -142,6 +157,10 @@ def _names(spec: ContainerSpec, host: str, domain: str) -> Iterator[str]:
 # Mounts
 
 
+def _root(pid: int) -> str:
+    return f"/proc/{pid}/root"
+
+
 def unmade(asked: list[str], mounts: list[Mount], pid: int, *, read_only: bool) -> Iterator[str]:
     """Yield what the bundle asks for, and what is mounted no more, or in another way.
 
@@ -151,7 +170,8 @@ def unmade(asked: list[str], mounts: list[Mount], pid: int, *, read_only: bool) 
         return
     points = {mount.point for mount in mounts}
     for place in sorted(set(asked) - points):
-        if os.path.lexists(f"/proc/{pid}/root{place}"):
+        path = f"{_root(pid)}{place}"
+        if os.path.lexists(path) and not os.path.islink(path):  # where a link leads, runc mounts
             yield f"no mount at {place}, which was unmounted inside it"
     if any(mount.point == "/" and mount.read_only is not read_only for mount in mounts):
         yield "the mount at /, which was mounted in another way (remount) inside it"
