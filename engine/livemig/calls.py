@@ -64,6 +64,7 @@ _SLEEP_CLOCKS: dict[int, int] = {
     time.CLOCK_REALTIME: time.CLOCK_MONOTONIC,
     time.CLOCK_MONOTONIC: time.CLOCK_MONOTONIC,
     time.CLOCK_BOOTTIME: time.CLOCK_BOOTTIME,
+    time.CLOCK_TAI: time.CLOCK_TAI,
 }
 
 

@@ -246,7 +246,7 @@ def _look(tid: int) -> Look | None:
         return None
     ran = last_ran(tid)
     timers = read_timers()
-    clocks = (time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME)
+    clocks = (time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME, time.CLOCK_TAI)
     taken = {clock: time.clock_gettime_ns(clock) for clock in clocks}
     return Look(number, where, timers, taken, ran)
 

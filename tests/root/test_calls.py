@@ -150,6 +150,7 @@ TIMED = {
     "clock": 0,
     "clock-rest": 0,
     "clock-boot": 0,
+    "clock-tai": 0,
     "clock-until": 0,
     "poll": 0,
     "ppoll": 0,

@@ -86,6 +86,7 @@ static const struct wait waits[] = {
 	{ "clock", SYS_clock_nanosleep, { CLOCK_REALTIME, 0, P(length) }, 0 },
 	{ "clock-rest", SYS_clock_nanosleep, { CLOCK_MONOTONIC, 0, P(length), P(rest) }, 0 },
 	{ "clock-boot", SYS_clock_nanosleep, { CLOCK_BOOTTIME, 0, P(length) }, 0 },
+	{ "clock-tai", SYS_clock_nanosleep, { CLOCK_TAI, 0, P(length) }, 0 },
 	{ "clock-until", SYS_clock_nanosleep, { CLOCK_MONOTONIC, 1, P(at) }, ABSOLUTE },
 	{ "poll", SYS_poll, { P(input), 1, -2 }, 0 },
 	{ "poll-forever", SYS_poll, { P(input), 1, -1 }, 0 },

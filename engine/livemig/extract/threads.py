@@ -105,5 +105,9 @@ def _deadline(pid: int, loan: Loan) -> Deadline | None:
     if call.timed is None or call.deadline is None:
         return None
     monotonic, boottime = procfs.clock_offsets(pid)
-    offset = boottime if call.timed.clock == time.CLOCK_BOOTTIME else monotonic
-    return Deadline(call.timed.clock, min(call.deadline + offset, NEVER))
+    clock, deadline = call.timed.clock, call.deadline
+    if clock == time.CLOCK_TAI:  # which no namespace has, and two hosts have their own of
+        clock = time.CLOCK_MONOTONIC
+        deadline += time.clock_gettime_ns(clock) - time.clock_gettime_ns(time.CLOCK_TAI)
+    offset = boottime if clock == time.CLOCK_BOOTTIME else monotonic
+    return Deadline(clock, min(deadline + offset, NEVER))
