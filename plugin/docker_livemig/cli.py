@@ -157,7 +157,8 @@ def _move(options: argparse.Namespace, given: Globals, display: progress.Display
         summary = client.carry_out(endpoint, request, display)
     finally:
         display.finish()
-    _show(_result(summary, options))
+    if text := _result(summary, options):
+        _show(text)
     return SUCCESS
 
 
@@ -170,6 +171,7 @@ def make_request(options: argparse.Namespace, endpoint: str, agent: str) -> Move
         tracker=options.tracker,
         layout=options.layout,
         keep_source=options.keep_source,
+        dry_run=options.dry_run,
         downtime_limit_ms=options.downtime_limit,
         max_rounds=options.max_rounds,
         cache_mib=options.cache,
@@ -237,6 +239,12 @@ def _add_ways(parser: argparse.ArgumentParser) -> None:
         "--keep-source",
         action="store_true",
         help="leave the container on the source, stopped and renamed",
+    )
+    add(
+        "--dry-run",
+        action="store_true",
+        help="move nothing: ask both hosts whether they know of anything that stands in the way, "
+        "and exit as a move would",
     )
 
 

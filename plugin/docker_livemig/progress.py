@@ -167,7 +167,7 @@ def summary_table(summary: MoveSummary) -> str:
     how = ", ".join(part for part in (summary.tracker, summary.layout) if part)
     steps = ", ".join(f"{name} {millis:.1f}" for name, millis in summary.steps.items())
     lines = [
-        _field("Container", f"{summary.container} ({summary.container_id[:12]})"),
+        _field("Container", f"{summary.container} ({summary.container_id[:12] or 'not moved'})"),
         _field("From", summary.source),
         _field("To", summary.target),
         _field("Mode", summary.mode + (f" ({how})" if how else "")),

@@ -57,7 +57,8 @@ class MoveRequest:
     ``host`` is the target as the user named it, ``destination`` the same as an ssh:// URL, for
     docker contexts are known to the client alone. ``docker_host`` is the unix:// socket of the
     source's engine, empty for the usual one. ``timeout_s`` of 0 is no limit. ``ssh_agent`` is the
-    client's agent socket. ``run_ssh_as`` is the account whose keys and configuration ssh uses,
+    client's agent socket. ``dry_run`` ends the move, undone, where the target has agreed to it.
+    ``run_ssh_as`` is the account whose keys and configuration ssh uses,
     empty for the peer's own; the peer sets it, and never takes it from the wire.
     """
 
@@ -67,6 +68,7 @@ class MoveRequest:
     tracker: TrackerChoice = "auto"
     layout: LayoutChoice = "auto"
     keep_source: bool = False
+    dry_run: bool = False
     downtime_limit_ms: int = 100
     max_rounds: int = 30
     cache_mib: int = 64
@@ -99,6 +101,8 @@ class Progress:
 @dataclass(frozen=True)
 class MoveSummary:
     """SUMMARY: what the move did. ``container_id`` is the new one, on the target.
+
+    It is empty where nothing was moved (``dry_run``).
 
     ``steps`` says how many milliseconds of the downtime each step took on the source,
     ``source_kib`` how much memory the source's peer had at most. A ``total_ms`` of 0 says that

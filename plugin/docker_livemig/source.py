@@ -112,9 +112,9 @@ class Move:
             self._meanwhile = Meanwhile(self._spec, self._since, self.watch.interrupt)
             close.callback(self._meanwhile.close)
             running = self._move()
-        return self._summary(running)
+        return self._summary(running) if running else self._prospect()
 
-    def _move(self) -> Running:
+    def _move(self) -> Running | None:
         self._resolved = resolve(self._spec)
         refuse(self._spec, self._resolved)
         if self.request.mode == "live":
@@ -122,7 +122,11 @@ class Move:
         self._journal = Journal(self.move_id)
         try:
             self._connect()
-            self._prepare()
+            prepared = self._prepare()
+            if self.request.dry_run:
+                self._take_back()
+                return None
+            self._send_image(prepared)
             self._create()
             self._send_memory()
             self._send_state(self._freeze())
@@ -147,7 +151,7 @@ class Move:
         check_machine(far.facts("source"), self._session.hello)
         self.watch.attach(self._session.link)
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> Prepared:
         self.watch.enter(SourcePhase.PREPARE)
         self._manifest = rootfs.scan(self._spec.upper_dir)
         self._journal.begin(
@@ -177,7 +181,7 @@ class Move:
         )
         prepared = self._session.expect(FrameType.PREPARED, Prepared)
         self._foreign = prepared.foreign
-        self._send_image(prepared)
+        return prepared
 
     def _send_image(self, prepared: Prepared) -> None:
         self.watch.enter(SourcePhase.IMAGE)
@@ -287,6 +291,11 @@ class Move:
 
     # Undoing
 
+    def _take_back(self) -> None:
+        """End a move that was only to be asked for; the container has not noticed it."""
+        self._session.abort(held=False, patience=_ABORT)
+        self._journal.remove()
+
     def _undo(self, reason: BaseException) -> None:
         """Let the container run on, and have the target clean itself.
 
@@ -383,6 +392,16 @@ class Move:
         now = time.monotonic()
         self.steps[name] = self.steps.get(name, 0.0) + (now - self._last_step) * 1000
         self._last_step = now
+
+    def _prospect(self) -> MoveSummary:
+        return MoveSummary(
+            container=self._spec.name,
+            container_id="",
+            source=os.uname().nodename,
+            target=self._session.hello.host,
+            mode=self.request.mode,
+            notes=[*self.notes, "nothing stands in its way that either host knows of"],
+        )
 
     def _summary(self, running: Running) -> MoveSummary:
         return MoveSummary(

@@ -93,6 +93,22 @@ def test_not_running(pair: Pair, state: str) -> None:
         source.run(["docker", "rm", "idle"])
 
 
+def test_a_dry_run_says_what_a_move_would(pair: Pair) -> None:
+    """Both hosts are asked, and neither keeps anything of it."""
+    source = pair[0]
+    said = source.run(["docker", "livemig", "--dry-run", NAME, "lmb"]).stdout
+    assert f"{NAME} (not moved)" in said
+    assert "nothing stands in its way" in said
+    assert source.run(["docker", "livemig", "--dry-run", "-q", NAME, "lmb"]).stdout == ""
+    for host in pair:
+        assert (
+            json.loads(host.run(["docker", "livemig", "status", "--format", "json"]).stdout)[
+                "moves"
+            ]
+            == []
+        )
+
+
 def test_paused(pair: Pair) -> None:
     source = pair[0]
     start(source, "asleep", RECORDER)
@@ -137,7 +153,7 @@ def test_wrong_options(pair: Pair, options: list[str]) -> None:
         ("ssh://root@lmb:9", errors.HostUnreachable, ["ssh://root@lmb:9", "refused"]),
         ("ssh://nobody-of-that-name@lmb", errors.HostUnreachable, ["Permission denied"]),
         ("tcp://lmb:2375", errors.UsageError, ["tcp://lmb:2375"]),
-        ("lma", errors.NameTaken, [NAME, "lma"]),
+        ("lma", errors.NameTaken, [NAME, "lma", "HOST is this very host"]),
     ],
 )
 def test_hosts_that_cannot_be(
@@ -310,7 +326,8 @@ def test_the_name_is_taken(pair: Pair) -> None:
     with other_image(target, "other:1"):
         target.run(["docker", "create", "--name", NAME, "other:1", "command"])
         try:
-            refused(pair[0], NAME, "lmb", errors.NameTaken, NAME, "lmb")
+            for options in ([], ["--dry-run"]):
+                refused(pair[0], NAME, "lmb", errors.NameTaken, NAME, "lmb", options=options)
             refused(pair[0], "no" + NAME, "lmb", errors.NoSuchContainer)
         finally:
             target.run(["docker", "rm", NAME])

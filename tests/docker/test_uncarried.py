@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from livemig.errors import NameTaken, NotCarried
+from livemig.errors import NotCarried
 from livemig.frames import FrameType
 from tests import pace
 from tests.conftest import NothingLeft
@@ -141,13 +141,6 @@ def test_what_a_process_holds(pair: Pair, recorder_image: str, holder: Path, kin
     refused(source, NAME, "lmb", NotCarried, *OBJECTS[kind])
     assert facts(source, NAME) == before
     assert answers(source, NAME, "still") == "alive still"
-
-
-def test_a_host_that_is_this_very_host(pair: Pair, recorder_image: str) -> None:
-    source = pair[0]
-    source.run(["docker", "run", "-d", "-i", "--name", NAME, recorder_image])
-    refused(source, NAME, "lma", NameTaken, NAME, "HOST is this very host")
-    assert answers(source, NAME, "5") == "ok 1 5 1"
 
 
 def test_a_process_that_came_in(pair: Pair, recorder_image: str) -> None:

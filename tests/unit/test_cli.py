@@ -159,6 +159,7 @@ def test_every_option_reaches_the_peer(place: Path, capsys: pytest.CaptureFixtur
         "tracker": "comparison",
         "layout": "stub",
         "keep_source": True,
+        "dry_run": False,
         "downtime_limit_ms": 30,
         "max_rounds": 5,
         "cache_mib": 16,

@@ -91,6 +91,7 @@ def test_progress_and_summary(log: Path) -> None:
         "tracker": "auto",
         "layout": "auto",
         "keep_source": False,
+        "dry_run": False,
         "downtime_limit_ms": 100,
         "max_rounds": 30,
         "cache_mib": 64,
