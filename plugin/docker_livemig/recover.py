@@ -37,6 +37,7 @@ from livemig.wire import to_wire
 
 NOTHING = "nothing of it is left here"
 GONE = ("gone", *LEAVING)
+_DYING = 2.0  # seconds in which a peer that was killed has let go of its move
 
 
 def recover(request: Recover, client: Link) -> None:
@@ -52,7 +53,7 @@ def recover(request: Recover, client: Link) -> None:
         )
     outcomes, unreachable = [], Unreachable()
     for journal in find(request.move_id):
-        if not journal.take():
+        if not journal.take(_DYING if request.move_id else 0):
             if request.move_id:
                 raise UnderWay(
                     f"a peer on {os.uname().nodename} is at work on the move {journal.move_id}",

@@ -27,9 +27,9 @@ from tests.root.test_borrow import await_state
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
 SLOWER = min(pace.SLOW, 3)  # calls are waited out
-LENGTH = int(2500 * SLOWER)  # milliseconds: room for three moves on a busy machine
-LATE = 0.8 * SLOWER  # seconds after which a call is first stopped: begun anew, it ends that later
-SLACK = 0.7 * SLOWER  # seconds that a busy machine may take to wake somebody; less than LATE
+LENGTH = int(3200 * SLOWER)  # milliseconds: room for three moves on a busy machine
+LATE = 0.6 * SLOWER  # seconds after which a call is first stopped: begun anew, it ends that later
+SLACK = 0.5 * SLOWER  # seconds that a busy machine may take to wake somebody; less than LATE
 LONG = 2 * LENGTH  # milliseconds; for what something else ends
 STEP = 0.2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -243,6 +244,21 @@ def test_the_way_that_the_operator_names_must_be_one(monkeypatch: pytest.MonkeyP
     answering(monkeypatch, {"10.0.0.7": hello(HERE)})
     with pytest.raises(UsageError, match="HOST 'no host' is not valid"):
         dial(journal, Recover("m1", other="no host"), {})
+
+
+def test_a_peer_that_is_just_dying_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, alone: list[str]
+) -> None:
+    """It holds its lock until the last of its threads has ended."""
+    monkeypatch.setattr("docker_livemig.copies.look", lambda *_: ALIVE)
+    journal = begin("m1", SourceState.COMMITTED)
+    dying = Journal("m1")
+    assert dying.take()
+    end = threading.Timer(0.3, dying.leave)
+    end.start()
+    assert ended(journal, "commit") == "runs-there"
+    end.join()
+    assert alone == ["end"]
 
 
 def test_an_account_that_is_gone_stands_in_no_ones_way(monkeypatch: pytest.MonkeyPatch) -> None:
