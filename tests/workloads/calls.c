@@ -35,7 +35,7 @@
 static volatile int signals;
 static struct timespec length, rest, at;
 static struct timeval short_length;
-static const struct timespec constant = { 2, 500000000 };
+static const struct timespec constant = { 3, 200000000 };
 static struct pollfd input = { 0, POLLIN, 0 };
 static uint32_t word;
 static uint64_t set;
