@@ -9,19 +9,16 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_interface
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from docker_livemig.containers import ContainerSpec
 from livemig.system import procfs
-from livemig.system.handles import set_namespace
+from livemig.system.handles import CLONE_NEWNET, CLONE_NEWUTS, seen_inside
 from livemig.system.mounts import Mount, read_mounts
 
-_T = TypeVar("_T")
 _NET_ADMIN, _SYS_ADMIN = 12, 21  # linux/capability.h
-_CLONE_NEWUTS, _CLONE_NEWNET = 0x04000000, 0x40000000
 _UP = 1  # IFF_UP
 _MAIN = 254  # RT_TABLE_MAIN
 _PRIORITIES = (None, 0, 32766, 32767)  # of the rules that each namespace has
@@ -33,28 +30,16 @@ _UNNAMED = "(none)"
 
 def altered(spec: ContainerSpec, pid: int) -> Iterator[str]:
     """Yield, in words for users, what is otherwise than Docker made it; ``pid`` is in there."""
-    bounding = int(procfs.read_status(pid)["CapBnd"], 16)
-    if bounding >> _NET_ADMIN & 1:
+    if _may(pid, _NET_ADMIN):
         own = {str(ip_interface(address).ip) for address in spec.addresses}
-        yield from _inside(pid, "net", _CLONE_NEWNET, lambda: _network(own))
-    if bounding >> _SYS_ADMIN & 1:
+        yield from seen_inside(pid, "net", CLONE_NEWNET, lambda: _network(own))
+    if _may(pid, _SYS_ADMIN):
         yield from _other_network(pid)
-        yield from _names(spec, *_inside(pid, "uts", _CLONE_NEWUTS, _read_names))
+        yield from _names(spec, *seen_inside(pid, "uts", CLONE_NEWUTS, _read_names))
 
 
-def _inside(pid: int, kind: str, flag: int, look: Callable[[], _T]) -> _T:
-    """Return what ``look`` sees in a namespace of a process: a thread can be in one of its own."""
-
-    def enter() -> _T:
-        namespace = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            set_namespace(namespace, flag)
-        finally:
-            os.close(namespace)
-        return look()
-
-    with ThreadPoolExecutor(1) as elsewhere:
-        return elsewhere.submit(enter).result()
+def _may(pid: int, capability: int) -> bool:
+    return bool(int(procfs.read_status(pid)["CapBnd"], 16) >> capability & 1)
 
 
 # The network namespace
@@ -64,11 +49,12 @@ def _network(own: set[str]) -> list[str]:
     from pyroute2 import IPRoute  # noqa: PLC0415  takes its time, and few need it
 
     with IPRoute() as route:
-        names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in route.get_links()}
+        links = list(route.get_links())
+        names = {link["index"]: str(link.get_attr("IFLA_IFNAME")) for link in links}
         found = [
-            f"the network interface {link.get_attr('IFLA_IFNAME')}, which was made inside it"
-            for link in route.get_links()
-            if link["flags"] & _UP and link.get_attr("IFLA_IFNAME") not in (_LOOPBACK, _INTERFACE)
+            f"the network interface {names[link['index']]}, which was made inside it"
+            for link in links
+            if link["flags"] & _UP and names[link["index"]] not in (_LOOPBACK, _INTERFACE)
         ]
         found += _addresses(route, names, own)
         found += _routes(route, names)
@@ -166,7 +152,7 @@ def unmade(asked: list[str], mounts: list[Mount], pid: int, *, read_only: bool) 
 
     ``asked`` are the places, ``read_only`` tells whether its root is asked to be so.
     """
-    if not int(procfs.read_status(pid)["CapBnd"], 16) >> _SYS_ADMIN & 1:
+    if not _may(pid, _SYS_ADMIN):
         return
     points = {mount.point for mount in mounts}
     for place in sorted(set(asked) - points):

@@ -62,8 +62,7 @@ class _Impatient(docker.APIClient):  # type: ignore[misc]
         """Have one for events that end, too, where docker-py asks for none."""
         if (kwargs.get("params") or {}).get("until"):
             kwargs["timeout"] = self.timeout
-        kwargs.setdefault("timeout", self.timeout)
-        return kwargs
+        return super()._set_request_timeout(kwargs)  # type: ignore[no-any-return]
 
 
 def connect(timeout: int = TIMEOUT) -> docker.APIClient:

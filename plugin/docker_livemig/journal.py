@@ -20,7 +20,7 @@ from typing import Any
 
 from docker_livemig import lock
 from docker_livemig.ondisk import make_directory, sync_directory
-from livemig.errors import ProtocolError
+from livemig.errors import ProtocolError, UnderWay
 
 STATE_DIR = Path("/var/lib/livemig")
 _BEGINNING = 1.0
@@ -102,6 +102,13 @@ class Journal:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def under_way(self) -> UnderWay:
+        """Return the error for a move that another peer of this host owns."""
+        return UnderWay(
+            f"a peer on {os.uname().nodename} is at work on the move {self.move_id}",
+            hint="wait for it, or end that peer: what it had not committed is undone then",
+        )
 
     def append(self, state: str, /, **details: Any) -> None:
         """Add a line; when this returns, it outlives a crash of the host.

@@ -6,7 +6,6 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from docker_livemig.bundle import read_bundle
 from docker_livemig.containers import ContainerSpec
 from docker_livemig.ownfiles import edited_files
 from livemig.errors import NotCarried
-from livemig.system.handles import CLONE_NEWIPC, set_namespace
+from livemig.system.handles import CLONE_NEWIPC, seen_inside
 from livemig.system.mounts import read_mounts
 
 _SYSV = {
@@ -96,18 +95,12 @@ def _is_runtimes(name: str, path: str) -> bool:
 
 
 def _ipc_objects(pid: int) -> Iterator[str]:
-    with ThreadPoolExecutor(1) as elsewhere:  # a thread can be in a namespace of its own
-        for kind, lines in elsewhere.submit(_read_sysv, pid).result().items():
-            for line in lines:
-                yield f"{_SYSV[kind]} (key {line.split()[0]}, ID {line.split()[1]})"
+    for kind, lines in seen_inside(pid, "ipc", CLONE_NEWIPC, _read_sysv).items():
+        for line in lines:
+            yield f"{_SYSV[kind]} (key {line.split()[0]}, ID {line.split()[1]})"
 
 
-def _read_sysv(pid: int) -> dict[str, list[str]]:
-    namespace = os.open(f"/proc/{pid}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        set_namespace(namespace, CLONE_NEWIPC)
-    finally:
-        os.close(namespace)
+def _read_sysv() -> dict[str, list[str]]:
     return {kind: Path("/proc/sysvipc", kind).read_text().splitlines()[1:] for kind in _SYSV}
 
 

@@ -28,7 +28,6 @@ from livemig.errors import (
     InDoubt,
     LivemigError,
     NoSuchMove,
-    UnderWay,
     UsageError,
 )
 from livemig.frames import FrameType
@@ -55,10 +54,7 @@ def recover(request: Recover, client: Link) -> None:
     for journal in find(request.move_id):
         if not journal.take(_DYING if request.move_id else 0):
             if request.move_id:
-                raise UnderWay(
-                    f"a peer on {os.uname().nodename} is at work on the move {journal.move_id}",
-                    hint="wait for it, or end that peer: what it had not committed is undone then",
-                )
+                raise journal.under_way()
             continue
         try:
             with engine_api.connected(journal.engine) as api:
@@ -95,10 +91,7 @@ def decide_for_target(request: Settle, link: Link) -> None:
     """Decide a move as its source, for the target on the other end of ``link``."""
     journal = Journal(request.move_id)
     if not journal.take():
-        raise UnderWay(
-            f"a peer on {os.uname().nodename} is at work on the move {journal.move_id}",
-            hint="wait for it, or end that peer",
-        )
+        raise journal.under_way()
     try:
         with engine_api.connected(journal.engine) as api:
             if journal.state:
@@ -168,6 +161,8 @@ class _Case:
                     hint="leave the option out",
                 )
         elif self.given_up(details, container):
+            if details.get("decided"):
+                copies.end(self.api, journal)  # as far as it had not come
             if force == "abort":
                 raise Contradicted(
                     f"{self.name} was given up here, to run on {host}: there is nothing to run"
@@ -187,10 +182,7 @@ class _Case:
         """Tell whether this host, the source, has nothing any more that might run."""
         if self.journal.state != SourceState.COMMITTED:
             return False
-        if details.get("decided"):
-            copies.end(self.api, self.journal)  # as far as it had not come
-            return True
-        return copies.look(self.api, container).status in GONE
+        return bool(details.get("decided")) or copies.look(self.api, container).status in GONE
 
     # On the target
 

@@ -58,8 +58,8 @@ class MoveRequest:
     docker contexts are known to the client alone. ``docker_host`` is the unix:// socket of the
     source's engine, empty for the usual one. ``timeout_s`` of 0 is no limit. ``ssh_agent`` is the
     client's agent socket. ``dry_run`` ends the move, undone, where the target has agreed to it.
-    ``run_ssh_as`` is the account whose keys and configuration ssh uses,
-    empty for the peer's own; the peer sets it, and never takes it from the wire.
+    ``run_ssh_as`` is the account whose keys and configuration ssh uses, empty for the peer's own;
+    the peer sets it, and never takes it from the wire.
     """
 
     container: str

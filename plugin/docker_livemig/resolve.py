@@ -157,7 +157,7 @@ def _pipes(pid: int) -> dict[int, _Pipe]:
     for number in procfs.descriptors(pid):
         try:
             status = os.stat(f"/proc/{pid}/fd/{number}")
-            flags = int(procfs.descriptor_info(pid, number)["flags"], 8)
+            flags = procfs.open_flags(pid, number)
         except FileNotFoundError:
             continue
         if stat.S_ISFIFO(status.st_mode):

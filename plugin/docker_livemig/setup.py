@@ -27,7 +27,7 @@ from docker_livemig import atboot, dockerd, engine_api, ondisk
 from docker_livemig.engine_api import RUNTIME, translating
 from docker_livemig.journal import Journal
 from docker_livemig.sweep import is_open
-from livemig.errors import ContainerError, HostError, NoDocker, NotRoot, UnderWay
+from livemig.errors import ContainerError, HostError, NoDocker, NotRoot
 
 INSTALLED = Path("/usr/local/bin") / RUNTIME
 """Where the runtime is installed: a path that stays when the Python environment goes."""
@@ -301,10 +301,7 @@ def _refuse_while_moved() -> None:
     """
     for journal in Journal.all():
         if not journal.take():
-            raise UnderWay(
-                f"a peer on {os.uname().nodename} is at work on the move {journal.move_id}",
-                hint="wait for it",
-            )
+            raise journal.under_way()
         journal.leave()
         known = journal.known()
         if known is not None and is_open(known) and not known.details.get("decided"):

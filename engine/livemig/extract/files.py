@@ -74,7 +74,7 @@ class Descriptions:
         if stat.S_ISFIFO(status.st_mode) and status.st_ino in self.streams:
             role = self.streams[status.st_ino]
             return Description(Opened.STREAM, "", flags, role=role)
-        if name.endswith(" (deleted)") or status.st_nlink == 0:
+        if procfs.is_deleted(name) or status.st_nlink == 0:
             raise _refused(pid, number, name, "a file that was deleted while open")
         if int(info["mnt_id"]) not in self._mounts_of(pid) and _is_file(status.st_mode):
             raise _refused(pid, number, name, "a file that is on no mount of its container")
@@ -191,7 +191,7 @@ def _look(pid: int, number: int, descriptions: Descriptions) -> Descriptor | Non
     for again in reversed(range(_LOOKS)):
         try:
             index = descriptions.place(pid, number)
-            flags = int(procfs.descriptor_info(pid, number)["flags"], 8)
+            flags = procfs.open_flags(pid, number)
             return Descriptor(number, index, bool(flags & O_CLOEXEC))
         except OSError as error:
             if error.errno not in _CLOSED or not again:

@@ -98,7 +98,7 @@ def _mapping(pid: int, area: Area) -> Mapping:
         return Mapping(area.start, area.end, area.prot, Kind.ANONYMOUS)
     if area.name.startswith("/anon_hugepage"):
         raise _refused(pid, area, "huge pages (MAP_HUGETLB)")
-    if area.name.endswith(" (deleted)"):
+    if procfs.is_deleted(area.name):
         raise _refused(pid, area, "a mapped file that was deleted")
     if area.name.startswith("/dev/"):
         raise _refused(pid, area, "a mapped device")

@@ -6,7 +6,6 @@ import errno
 import os
 import struct
 from contextlib import suppress
-from dataclasses import replace
 
 import numpy as np
 
@@ -43,7 +42,6 @@ _MS_INVALIDATE = 2
 _MCL_FUTURE, _MCL_ONFAULT = 2, 4
 _NO_TAGS = "0xffffffffffffffff"  # arch/x86/include/asm/mmu_context.h, mm_reset_untag_mask
 _PF_EXITING = 0x4  # linux/sched.h
-_DELETED = " (deleted)"
 _BPF_RETURN = 0x06  # BPF_RET | BPF_K
 _BPF = np.dtype([("code", "<u2"), ("jt", "u1"), ("jf", "u1"), ("k", "<u4")])  # sock_filter
 _SECCOMP_ACTION, _SECCOMP_USER_NOTIF = np.uint32(0xFFFF0000), 0x7FC00000
@@ -80,7 +78,7 @@ def refuse_process(pid: int, *, mappings: bool = True, tracer: int = 0) -> None:
     list_timers(pid)
     if os.readlink(f"/proc/{pid}/root") != "/":
         raise NotCarried(f"process {pid} has changed its root directory (chroot)")
-    if os.readlink(f"/proc/{pid}/cwd").endswith(_DELETED):
+    if procfs.is_deleted(os.readlink(f"/proc/{pid}/cwd")):
         raise NotCarried(
             f"process {pid} is in a directory that was removed", hint="move it when it has left it"
         )
@@ -153,8 +151,9 @@ def extract_process(
     ``loan`` is its borrowed thread, ``stub`` the stub within. Raises NotCarried, ProcessGone.
     """
     # First, because each table takes the place of the one before, with the buffers that it filled.
-    thread = extract_thread(pid, loan, stub)
+    # The timers before the signals that wait: of one that shows no time left the signal is there.
     timers = read_timers(stub, list_timers(pid))
+    threads = (extract_thread(pid, loan, stub),)
     descriptors = own_descriptors(pid, descriptions, stub)
     table = stub.table()
     actions = [table.room(ACTION_SIZE) for _ in SIGNALS]
@@ -181,12 +180,10 @@ def extract_process(
     status = procfs.read_status(pid)
     refuse_stopped(pid, loan.tracee)
     tracee = loan.tracee.tid
-    # After the timers: one that has expired by then has no time left, and its signal waits.
-    own = pending_signals(tracee, procfs.read_status(pid, tracee)["SigPnd"], shared=False)
     return Process(
         pid=procfs.innermost_id(status),
         parent=parent,
-        threads=(replace(thread, pending=own),),
+        threads=threads,
         space=_address_space(pid, results[brk]),
         credentials=_credentials(pid, status, results[dumpable], results[securebits]),
         actions=tuple(read(place, ACTION_SIZE) for place in actions),

@@ -74,7 +74,7 @@ class _Streams:
             return reader
         number = self._held.streams[_ROLES.index(role)]
         self._taken[role] = place = f"/proc/{self._held.pid}/fd/{number}"
-        flags = int(procfs.descriptor_info(self._held.pid, number)["flags"], 8)
+        flags = procfs.open_flags(self._held.pid, number)
         same = (flags ^ description.flags) & os.O_ACCMODE == 0
         return -1 if same else _open_again(place, description)
 

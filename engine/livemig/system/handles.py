@@ -7,6 +7,9 @@ import errno
 import os
 import stat
 import struct
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from livemig.system.libc import syscall
 from livemig.system.numbers import (
@@ -18,11 +21,14 @@ from livemig.system.numbers import (
     NR_TEE,
 )
 
+_T = TypeVar("_T")
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
 KCMP_FILE = 0
 CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
+CLONE_NEWNET = 0x40000000
 SPLICE_F_NONBLOCK = 2
 
 
@@ -90,6 +96,25 @@ def tee(source: int, sink: int, length: int) -> int:
 def set_namespace(descriptor: int, kind: int) -> None:
     """Enter a namespace (setns(2))."""
     syscall(NR_SETNS, descriptor, kind, what="entering a namespace")
+
+
+def seen_inside(pid: int, kind: str, flag: int, look: Callable[[], _T]) -> _T:
+    """Return what ``look`` sees in a namespace of a process (``kind``: its name in /proc/PID/ns).
+
+    A thread of its own enters it, and is in no other one of the process's: none that threads must
+    share, of mounts for one.
+    """
+
+    def enter() -> _T:
+        namespace = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            set_namespace(namespace, flag)
+        finally:
+            os.close(namespace)
+        return look()
+
+    with ThreadPoolExecutor(1) as elsewhere:
+        return elsewhere.submit(enter).result()
 
 
 def robust_list(tid: int) -> tuple[int, int]:

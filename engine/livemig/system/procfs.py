@@ -201,6 +201,16 @@ def descriptor_info(pid: int, number: int) -> dict[str, str]:
     }
 
 
+def open_flags(pid: int, number: int) -> int:
+    """Return with which flags a descriptor's file is open, O_CLOEXEC being the descriptor's own."""
+    return int(descriptor_info(pid, number)["flags"], 8)
+
+
+def is_deleted(name: str) -> bool:
+    """Tell whether what a link or a mapping in /proc names has been removed."""
+    return name.endswith(" (deleted)")
+
+
 def namespaced_id(pid: int, tid: int | None = None) -> int:
     """Return the ID of a process, or one of its threads, in its own PID namespace."""
     return innermost_id(read_status(pid, tid))

@@ -27,5 +27,5 @@ def await_direct_reads(watched: Watched) -> None:
 
 def _is_direct(pid: int, number: int) -> bool:
     with suppress(FileNotFoundError):  # closed since the list was read
-        return bool(int(procfs.descriptor_info(pid, number)["flags"], 8) & os.O_DIRECT)
+        return bool(procfs.open_flags(pid, number) & os.O_DIRECT)
     return False
