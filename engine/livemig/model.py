@@ -38,13 +38,14 @@ class Kind(StrEnum):
 
 
 _KERNELS = (Kind.VVAR, Kind.VDSO, Kind.FOREIGN)
-_MADE = frozenset(("nr", "dp", "gd"))  # MAP_NORESERVE, MAP_DROPPABLE, MAP_GROWSDOWN
+_SHARED = "ms"  # MAP_SHARED, of a file that is open for reading alone
+_MADE = frozenset(("nr", "dp", "gd", _SHARED))  # MAP_NORESERVE, MAP_DROPPABLE, MAP_GROWSDOWN
 _HUGE = frozenset(("hg", "nh"))  # MADV_HUGEPAGE, MADV_NOHUGEPAGE
 
 
 @dataclass(frozen=True)
 class Mapping:
-    """One private mapping; ``prot`` as in mmap(2), ``path`` as the container sees it.
+    """One mapping; ``prot`` as in mmap(2), ``path`` as the container sees it.
 
     ``flags`` are those of VmFlags in /proc/PID/smaps that are carried (proc(5)), sorted. ``offset``
     is that in the file; of anonymous memory that was moved it is how far, which the kernel
@@ -63,6 +64,11 @@ class Mapping:
     def length(self) -> int:
         """Length in bytes."""
         return self.end - self.start
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it shows a file as it is, always: nobody can write through it."""
+        return self.kind is Kind.FILE and _SHARED in self.flags
 
     def part(self, start: int, end: int) -> Mapping:
         """Return the mapping of a part of it."""

@@ -52,6 +52,7 @@ def carried(mappings: Iterable[Mapping]) -> list[Mapping]:
     """Return the mappings whose pages the process can change, and rely on.
 
     Those of MAP_DROPPABLE may read as zeros at any time, and cannot be tracked: they arrive so.
+    Those that are shared show what their file holds.
     """
     return [mapping for mapping in mappings if _is_carried(mapping)]
 
@@ -62,7 +63,7 @@ def not_carried(mappings: Iterable[Mapping]) -> list[Mapping]:
 
 
 def _is_carried(mapping: Mapping) -> bool:
-    return not mapping.kind.is_kernels and "dp" not in mapping.flags
+    return not (mapping.kind.is_kernels or mapping.is_shared or "dp" in mapping.flags)
 
 
 @functools.cache

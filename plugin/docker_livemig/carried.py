@@ -33,10 +33,10 @@ class Row:
 
 TABLE = (
     Row(
-        "private memory, clean file pages by the file (compared by digest), stack, heap; "
-        "locks, advice, guard pages, transparent huge pages",
+        "private memory, clean file pages by the file (compared by digest), files that are mapped "
+        "shared and only read, stack, heap; locks, advice, guard pages, transparent huge pages",
         (
-            Refusal("shared memory", "shared memory"),
+            Refusal("shared memory that can be written to", "shared memory"),
             Refusal("memfd", "a file that was deleted while open"),
             Refusal("hugetlb pages", "huge pages (MAP_HUGETLB)"),
             Refusal("memory below vm.mmap_min_addr", "memory below vm.mmap_min_addr"),

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from livemig.extract import read_layout
+from livemig.model import Layout, TrackerChoice
 from livemig.stub import hold_path
 from livemig.system.memory import Memory
+from livemig.system.procfs import read_areas
 from tests.root.conftest import Start
 from tests.root.loopback import Move, Mover
-from tests.root.mapper import ARENA, FILE, HUGE, NR_MUNMAP, PAGE, PEEK, POKE, Mapper, make_file
+from tests.root.mapper import (
+    ARENA,
+    FILE,
+    HUGE,
+    NR_MMAP,
+    NR_MUNMAP,
+    PAGE,
+    PEEK,
+    POKE,
+    Mapper,
+    make_file,
+)
 from tests.root.test_tracker import differing
 
 pytestmark = pytest.mark.root
 
 NR_OPEN, NR_CLOSE, NR_DUP2 = 2, 3, 33
-PLACE, PAGES = ARENA + HUGE, 16
+PLACE, SHARED, PAGES = ARENA + HUGE, ARENA - 4 * HUGE, 16
+MAP_FIXED_NOREPLACE = 0x100000
 
 
 @pytest.fixture
@@ -47,6 +64,17 @@ def moving(mapper: Mapper, move: Mover, file: Path) -> Move:
     shutil.copytree(file.parent, copies)
     mount = f'mount --bind "{copies}" "{file.parent}" && exec "$0"'
     return move(mapper.app, held=("unshare", "--mount", "sh", "-c", mount, hold_path()))
+
+
+def map_shared(mapper: Mapper, file: Path) -> None:
+    """Have the program map the beginning of a file, shared, for reading."""
+    memory = Memory(mapper.app.pid)
+    memory.write(ARENA, os.fsencode(file) + b"\0")
+    memory.close()
+    number = mapper.call(NR_OPEN, ARENA, os.O_RDONLY, 0)
+    place = SHARED, PAGES * PAGE, mmap.PROT_READ, mmap.MAP_SHARED | MAP_FIXED_NOREPLACE
+    assert mapper.call(NR_MMAP, *place, number, 0) == SHARED
+    assert mapper.call(NR_CLOSE, number) == 0
 
 
 def look(mapper: Mapper) -> None:
@@ -134,3 +162,48 @@ def test_a_file_that_did_not_change_is_not_mapped_anew(mapper: Mapper, moving: M
     moving.round()
     assert moving.freeze().pages < PAGES
     check(mapper, moving)
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_file_that_is_shared_for_reading_is_shared_again(
+    mapper: Mapper, move: Mover, file: Path, tracker: TrackerChoice, before: int
+) -> None:
+    """With the first round, with the second one, and when it is frozen."""
+    moving = move(mapper.app, tracker=tracker)
+    for rounds in range(3):
+        if rounds == before:
+            map_shared(mapper, file)
+        if rounds < 2:
+            moving.round()
+    moving.freeze()
+    check(mapper, moving)
+    (area,) = (each for each in read_areas(mapper.app.pid) if each.start == SHARED)
+    assert area.shared
+    assert area.name == str(file)
+    memory = Memory(mapper.app.pid)
+    assert memory.read(SHARED, PAGES * PAGE) == file.read_bytes()[: PAGES * PAGE]
+    memory.close()
+
+
+def test_a_file_that_is_shared_after_a_look_at_the_layout_can_wait(
+    mapper: Mapper, move: Mover, file: Path, tracker: TrackerChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot be watched, as nobody can write to it, and is where there was nothing yet."""
+    moving = move(mapper.app, tracker=tracker)
+    moving.round()
+    mapper.command(POKE, 8, PLACE, PAGE)
+    looked: list[Layout] = []
+
+    def look_and_map(*args: Any, **how: Any) -> Layout:
+        layout = read_layout(*args, **how)
+        if not looked:
+            looked.append(layout)
+            map_shared(mapper, file)
+        return layout
+
+    monkeypatch.setattr("livemig.rounds.read_layout", look_and_map)
+    moving.round()
+    assert looked
+    moving.freeze()
+    check(mapper, moving)
+    assert any(each.shared for each in read_areas(mapper.app.pid))

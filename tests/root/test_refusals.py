@@ -30,6 +30,7 @@ DELETED, MAPPED = "a file that was deleted while open", "a mapped file that was 
 OBJECTS = {
     "shared": "shared memory at 0x",
     "shared-file": r"shared memory at 0x.*/file\)",
+    "shared-readable": r"shared memory at 0x.*/file\)",
     "shared-segment": "shared memory at 0x.*SYSV",
     "memfd": f"descriptor 3 is {DELETED} .*memfd:thing",
     "mapped-memfd": f"{MAPPED} at 0x.*memfd:thing",

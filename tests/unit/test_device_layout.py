@@ -28,10 +28,14 @@ from livemig.system.device import Do, Flag, Operation
 from livemig.system.procfs import Area
 from tests.unit.test_layout import layouts
 
-MAP_PRIVATE, MAP_ANONYMOUS, MAP_GROWSDOWN, MAP_NORESERVE = 0x02, 0x20, 0x100, 0x4000
+MAP_SHARED, MAP_PRIVATE = 0x01, 0x02
+MAP_ANONYMOUS, MAP_GROWSDOWN, MAP_NORESERVE = 0x20, 0x100, 0x4000
 MAP_FIXED_NOREPLACE = 0x100000
 MAYMOVE, FIXED = 1, 2
 FLAGS = ((), (), ("nr",), ("dd", "nr"), ("lf", "lo"), ("dp", "wf"), ("gd",))
+FILE_FLAGS = ((), ("ms",), ("nr",), ("ms", "nr"))
+OF_KIND = {Kind.ANONYMOUS: FLAGS, Kind.FILE: FILE_FLAGS}
+OTHERS = ((),)
 ALL = sum(1 << kind for kind in Do)
 Step = tuple[object, ...]
 
@@ -95,7 +99,8 @@ class Device:
             assert operation.flags == Flag.REPLACE, "as mremap does"
             before = (operation.addr, operation.length)
             return "move", *before, operation.new_length, operation.new_addr
-        flags = MAP_PRIVATE | MAP_FIXED_NOREPLACE
+        flags = MAP_SHARED if operation.flags & Flag.SHARED else MAP_PRIVATE
+        flags |= MAP_FIXED_NOREPLACE
         flags |= MAP_GROWSDOWN if operation.flags & Flag.GROWSDOWN else 0
         flags |= MAP_NORESERVE if operation.flags & Flag.NORESERVE else 0
         path = ""
@@ -131,7 +136,7 @@ def _fake() -> Iterator[None]:
 def flagged(draw: st.DrawFn) -> list[Mapping]:
     found = []
     for mapping in draw(layouts()):
-        flags = draw(st.sampled_from(FLAGS)) if mapping.kind is Kind.ANONYMOUS else ()
+        flags = draw(st.sampled_from(OF_KIND.get(mapping.kind, OTHERS)))
         found.append(replace(mapping, flags=flags))
     return found
 

@@ -123,6 +123,12 @@ def test_a_file_mapping_that_slid_by_a_page_shows_other_bytes() -> None:
     assert difference([old], [new]) == Change(((10 * PAGE, 12 * PAGE),), (new,), ())
 
 
+def test_a_file_that_is_shared_now_is_mapped_anew() -> None:
+    old = Mapping(10 * PAGE, 12 * PAGE, 1, Kind.FILE, PAGE, "/bin/a")
+    new = replace(old, flags=("ms",))
+    assert difference([old], [new]) == Change(((10 * PAGE, 12 * PAGE),), (new,), ())
+
+
 def test_a_grown_stack_keeps_its_pages() -> None:
     old = Mapping(10 * PAGE, 12 * PAGE, 3, Kind.STACK)
     new = replace(old, start=8 * PAGE)

@@ -22,7 +22,7 @@ static __thread uint64_t local = 0x123456789abcdefUL;
 static __thread char local_zero[3000];
 static void *const pointers[] = { die, fill, malloc, data }; /* relocated, then read-only */
 static void *expected[4];
-static char *heap, *read_only, *no_access, *zeros, *sparse, *dropped, *file_map;
+static char *heap, *read_only, *no_access, *zeros, *sparse, *dropped, *file_map, *shared_map;
 static int (*code)(void);
 static char *brk_end;
 static sigjmp_buf back;
@@ -241,6 +241,26 @@ static int file_verify(void)
 	       mprotect(file_map + 5 * PAGE, PAGE, PROT_NONE);
 }
 
+/* The same file's end, shared, and open for reading alone. */
+static void shared_setup(void)
+{
+	int file = open("mapped", O_RDONLY);
+
+	shared_map = mmap(NULL, 4 * PAGE, PROT_READ, MAP_SHARED, file, 12 * PAGE);
+	if (file < 0 || close(file) || shared_map == MAP_FAILED)
+		die("mmap of a shared file");
+}
+
+static int shared_verify(void)
+{
+	static char content[FEW];
+
+	fill(content, FEW, 10);
+	if (!mprotect(shared_map, PAGE, PROT_READ | PROT_WRITE) || errno != EACCES)
+		return 1;
+	return memcmp(shared_map, content + 12 * PAGE, 4 * PAGE);
+}
+
 const struct item memory_items[] = {
 	{ "heap", heap_setup, heap_verify },
 	{ "thread-local", local_setup, local_verify },
@@ -249,6 +269,7 @@ const struct item memory_items[] = {
 	{ "code", code_setup, code_verify },
 	{ "sparse", sparse_setup, sparse_verify },
 	{ "file-mapping", file_setup, file_verify },
+	{ "shared-file", shared_setup, shared_verify },
 	{ "stack-growth", stack_setup, stack_verify },
 	{ "heap-growth", growth_setup, growth_verify },
 	{ NULL, NULL, NULL },

@@ -69,6 +69,16 @@ static int shared_file(void)
 	return result;
 }
 
+/* To be written to with a mprotect(2). */
+static int shared_readable(void)
+{
+	int number = file("file");
+	char *place = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, number, 0);
+
+	close(number);
+	return place == MAP_FAILED ? -1 : 0;
+}
+
 static int shared_segment(void)
 {
 	int number = shmget(IPC_PRIVATE, SIZE, 0600);
@@ -398,6 +408,7 @@ static const struct {
 	{ "nothing", nothing },
 	{ "shared", shared },
 	{ "shared-file", shared_file },
+	{ "shared-readable", shared_readable },
 	{ "shared-segment", shared_segment },
 	{ "memfd", memfd },
 	{ "mapped-memfd", mapped_memfd },

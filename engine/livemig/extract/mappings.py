@@ -22,7 +22,11 @@ _KINDS = {
     "[vvar_vclock]": Kind.VVAR,
 }
 _PROBED = "[uprobes"  # kernel/events/uprobes.c; "[uprobes-trampoline]" from Linux 6.18 on
-_HINT = "this version carries private mappings of memory and of files that exist"
+_SHARED = ("ms",)
+_HINT = (
+    "this version carries private mappings of memory and of files that exist, and shared ones of "
+    "files that are open for reading alone"
+)
 
 
 def read_layout(
@@ -42,7 +46,7 @@ def read_layout(
     mappings = [_mapping(pid, area) for area in areas]
     if properties is not None:
         both = zip(mappings, properties.of(areas, frozen=frozen), strict=True)
-        mappings = [replace(each, flags=flags) if flags else each for each, flags in both]
+        mappings = [_with_flags(each, flags) if flags else each for each, flags in both]
     return Layout(container_pid, tuple(_tell_copies(pid, mappings)))
 
 
@@ -81,7 +85,7 @@ def _head(memory: Memory, place: int) -> bytes:
 @functools.lru_cache(1 << 16)
 def _mapping(pid: int, area: Area) -> Mapping:
     """Return what an area is; the same object where it is as it was, so that few are compared."""
-    if area.shared:
+    if area.shared and not _only_read(area):
         raise _refused(pid, area, "shared memory")
     if area.start < user_start():
         raise _refused(pid, area, "memory below vm.mmap_min_addr")
@@ -102,7 +106,26 @@ def _mapping(pid: int, area: Area) -> Mapping:
         raise _refused(pid, area, "a mapped file that was deleted")
     if area.name.startswith("/dev/"):
         raise _refused(pid, area, "a mapped device")
-    return Mapping(area.start, area.end, area.prot, Kind.FILE, area.offset, area.name)
+    flags = shown_flags(area)
+    return Mapping(area.start, area.end, area.prot, Kind.FILE, area.offset, area.name, flags)
+
+
+def _only_read(area: Area) -> bool:
+    """Tell whether shared memory may be a file that nobody can write to through it.
+
+    What is missing is VM_MAYWRITE (``mw``), which smaps alone tells: ``refuse_area`` looks.
+    """
+    file = area.name.startswith("/") and not procfs.is_deleted(area.name)
+    return file and not area.name.startswith("/dev/") and not area.prot & procfs.PROT_WRITE
+
+
+def shown_flags(area: Area) -> tuple[str, ...]:
+    """Return the flags of an area that are known without smaps."""
+    return _SHARED if area.shared else ()
+
+
+def _with_flags(mapping: Mapping, flags: tuple[str, ...]) -> Mapping:
+    return replace(mapping, flags=tuple(sorted({*mapping.flags, *flags})))
 
 
 def _refused(pid: int, area: Area, what: str, hint: str = _HINT) -> NotCarried:

@@ -32,6 +32,7 @@ _REFUSED = {
     "ui": "memory whose page faults a program handles (userfaultfd)",
     "ss": "a shadow stack",
 }
+_WRITTEN = frozenset(("ms", "mw"))  # shared, and of a file that is open for writing, or of none
 _FIRST_KEY = 1
 _NONE = "0 kB"
 _SPECIAL = ("[v", "[uprobes")  # the kernel's own, which come by themselves, or are refused
@@ -41,8 +42,9 @@ _SPECIAL = ("[v", "[uprobes")  # the kernel's own, which come by themselves, or 
 _MAKING = (
     Call("enter_madvise", "behavior < 3 || (behavior > 9 && behavior < 20)"),
     Call("exit_process_madvise", lacking=True),  # any advice, since Linux 6.13, of oneself
-    # DROPPABLE, GROWSDOWN, LOCKED, NORESERVE, STACK (no huge pages, since Linux 6.7), HUGETLB
-    Call("enter_mmap", "flags & 0x66108"),
+    # SHARED, DROPPABLE, GROWSDOWN, LOCKED, NORESERVE, STACK (no huge pages, since Linux 6.7),
+    # HUGETLB
+    Call("enter_mmap", "flags & 0x66109"),
     Call("exit_mlock"),
     Call("exit_mlock2"),
     Call("exit_munlock"),
@@ -169,6 +171,13 @@ def refuse_area(pid: int, area: Area, details: AreaDetails) -> None:
             area,
             _REFUSED.get(flag, f"memory with a property ({flag}) that is not known"),
             "this version carries private mappings of memory and of files that exist",
+        )
+    if details.flags >= _WRITTEN:
+        raise _refused(
+            pid,
+            area,
+            "shared memory",
+            "this version carries shared mappings of files that are open for reading alone",
         )
     if details.key and not _comes_by_itself(area, details.key):
         raise _refused(

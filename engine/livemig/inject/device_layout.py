@@ -14,7 +14,8 @@ from livemig.system.device import Device, Do, Flag, Operation
 from livemig.system.memory import PAGE_SIZE
 
 _NEEDED = (Do.MOVE, Do.MAP, Do.MAP_FILE, Do.UNMAP)
-_GROWSDOWN, _NORESERVE = map(int, (Flag.GROWSDOWN, Flag.NORESERVE))  # put together faster
+# Put together faster.
+_GROWSDOWN, _NORESERVE, _SHARED = map(int, (Flag.GROWSDOWN, Flag.NORESERVE, Flag.SHARED))
 
 
 class DeviceLayout:
@@ -120,4 +121,4 @@ def _map_flags(mapping: Mapping) -> int:
     flags = _NORESERVE if "nr" in mapping.flags else 0
     if mapping.kind is Kind.STACK or "gd" in mapping.flags:
         flags |= _GROWSDOWN
-    return flags
+    return flags | (_SHARED if mapping.is_shared else 0)

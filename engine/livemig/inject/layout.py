@@ -28,7 +28,7 @@ from livemig.system.numbers import (
 )
 
 _ARCH_MAP_VDSO_64 = 0x2003
-_MAP_PRIVATE, _MAP_ANONYMOUS = 0x02, 0x20
+_MAP_SHARED, _MAP_PRIVATE, _MAP_ANONYMOUS = 0x01, 0x02, 0x20
 _MAP_GROWSDOWN, _MAP_NORESERVE = 0x100, 0x4000
 _MAP_FIXED_NOREPLACE = 0x100000
 _MREMAP_FIXED = 1 | 2  # MREMAP_MAYMOVE | MREMAP_FIXED
@@ -143,7 +143,10 @@ def _add_map(table: Table, mapping: Mapping, flags: int, descriptor: int) -> Non
 
 def _map_flags(mapping: Mapping) -> int:
     """Return the flags of mmap(2) that nothing gives later."""
-    flags = MAP_DROPPABLE if "dp" in mapping.flags else _MAP_PRIVATE
+    if mapping.is_shared:
+        flags = _MAP_SHARED
+    else:
+        flags = MAP_DROPPABLE if "dp" in mapping.flags else _MAP_PRIVATE
     if mapping.kind is Kind.STACK or "gd" in mapping.flags:
         flags |= _MAP_GROWSDOWN
     return flags | (_MAP_NORESERVE if "nr" in mapping.flags else 0)

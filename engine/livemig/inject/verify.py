@@ -18,6 +18,7 @@ from livemig import xstate
 from livemig.errors import StateMismatch
 from livemig.extract.files import Descriptions
 from livemig.extract.guards import find_guards
+from livemig.extract.mappings import shown_flags
 from livemig.extract.process import extract_process
 from livemig.extract.properties import Properties
 from livemig.extract.scheduling import read_scheduling, shown
@@ -249,7 +250,8 @@ def _verify_flags(held: Held, mappings: Sequence[Area]) -> None:
     stub = held.stub.base
     areas = [each for each in procfs.read_areas(held.pid) if not stub <= each.start < stub + SIZE]
     properties = Properties(held.pid)
-    found = list(zip(areas, properties.of(areas, frozen=True), strict=True))
+    told = zip(areas, properties.of(areas, frozen=True), strict=True)
+    found = [(each, (*shown_flags(each), *flags)) for each, flags in told]
     names = {flag for each in mappings for flag in each.flags}
     names |= {flag for _, flags in found for flag in flags}
     for name in sorted(names):

@@ -23,6 +23,7 @@ _FEATURES = uffd.FEATURE_WP_ASYNC | uffd.FEATURE_EVENT_REMAP
 _TRIES = 20
 _LOWEST = 1 << 16  # nothing is mapped below it, nor may be registered (vm.mmap_min_addr)
 _VANISHED = (errno.EINVAL, errno.ENOMEM, errno.ENOENT)
+_UNWATCHABLE = (*_VANISHED, errno.EPERM)  # what came since is a file that cannot be written to
 
 
 class WriteProtectScan(Forgetful):
@@ -108,7 +109,7 @@ class WriteProtectScan(Forgetful):
             try:
                 uffd.register(self._descriptor, *span)
             except OSError as error:
-                if error.errno not in _VANISHED:
+                if error.errno not in _UNWATCHABLE:
                     raise
                 self._register_each(span, mappings, frozen=frozen)
 
@@ -119,7 +120,7 @@ class WriteProtectScan(Forgetful):
                 try:
                     uffd.register(self._descriptor, mapping.start, mapping.end)
                 except OSError as error:
-                    if frozen or error.errno not in _VANISHED:
+                    if frozen or error.errno not in _UNWATCHABLE:
                         raise
 
     def _look(
