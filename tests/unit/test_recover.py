@@ -17,52 +17,22 @@ from docker_livemig.copies import Copy
 from docker_livemig.engine_api import DEFAULT_SOCKET, address, connected
 from docker_livemig.exits import EXIT_CODES
 from docker_livemig.journal import Journal
-from docker_livemig.messages import Status
 from docker_livemig.recover import recover
-from docker_livemig.requests import Hello, MoveRequest, Outcome, Recover, Recovered
+from docker_livemig.requests import Outcome, Recover, Recovered
 from docker_livemig.steps import SourceState, TargetState
 from docker_livemig.sweep import refuse_handed_over
-from docker_livemig.way import dial
 from livemig.errors import (
     Contradicted,
-    HostError,
     HostUnreachable,
     InDoubt,
     LivemigError,
     NoDocker,
-    NoPlugin,
     NoSuchMove,
     UsageError,
-    VersionMismatch,
 )
-from livemig.frames import FrameType
-from livemig.wire import from_wire, to_wire
+from livemig.wire import to_wire
+from tests.unit.journals import AWAY, Client, Other, arrive, begin
 from tests.unit.test_containers import SPEC
-
-
-class Other:
-    """The target's peer, which says where its copy stands."""
-
-    def __init__(self, state: str) -> None:
-        self._status = Status(state, "c" * 64)
-        self.link = self
-        self.name = "peer on there"
-
-    def send(self, *_: Any) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    def poll(self, _: float) -> Any:
-        return SimpleNamespace(type=FrameType.STATUS, body=to_wire(self._status))
-
-
-class Client:
-    """The command, which hears how each move ended."""
-
-    def send(self, _: FrameType, body: Any) -> None:
-        self.outcomes = from_wire(Recovered, body).outcomes
 
 
 @pytest.fixture(autouse=True)
@@ -70,43 +40,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LIVEMIG_STATE_DIR", str(tmp_path))
     monkeypatch.setattr("docker_livemig.engine_api.connect", SimpleNamespace)
     return tmp_path
-
-
-def begin(move_id: str, state: SourceState, **details: Any) -> Journal:
-    journal = Journal(move_id)
-    request = to_wire(MoveRequest(SPEC.name, "there"))
-    known: dict[str, Any] = {"spec": to_wire(SPEC), "host": "there", "request": request}
-    journal.begin(SourceState.BEGUN, **known | details)
-    journal.append(state)
-    journal.leave()
-    return journal
-
-
-def arrive(move_id: str, state: TargetState, **details: Any) -> Journal:
-    journal = Journal(move_id)
-    known: dict[str, Any] = {"spec": to_wire(SPEC), "source": "there", "address": "10.0.0.7"}
-    journal.begin(TargetState.ACCEPTED, **known | details)
-    journal.append(state, container="c" * 64)
-    journal.leave()
-    return journal
-
-
-def answering(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Hello | HostError]) -> list[str]:
-    """Have each host answer to ssh like that; return the list of those that were asked."""
-    asked: list[str] = []
-
-    def connect(to: Any, **_: Any) -> Any:
-        asked.append(to.host)
-        found = answers[to.host]
-        if isinstance(found, HostError):
-            raise found
-        other = Other("running")
-        return SimpleNamespace(hello=found, link=other, close=other.close)
-
-    monkeypatch.setattr("docker_livemig.far.connect_ssh", connect)
-    copy = Copy("paused", 1, frozen=True)
-    monkeypatch.setattr("docker_livemig.copies.look", lambda *_: copy)
-    return asked
 
 
 def reached(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
@@ -178,74 +111,6 @@ def test_what_became_of_the_copy_is_told(
     assert (outcome.result, outcome.text) == (result, words)
 
 
-AWAY = HostUnreachable("no route")
-HERE, ELSEWHERE = "a" * 32, "b" * 32
-
-
-def hello(machine: str) -> Hello:
-    return Hello(1, "0.1.0", "peer", "there", machine=machine)
-
-
-@pytest.mark.parametrize("why", [VersionMismatch("speaks protocol 2"), NoPlugin("not installed")])
-@pytest.mark.parametrize("force", ["abort", "commit"])
-def test_a_host_that_answers_in_vain_can_be_asked(
-    monkeypatch: pytest.MonkeyPatch, why: HostError, force: Any
-) -> None:
-    """The container may run there: whoever says otherwise has to look, and to mend that first."""
-    ours = [begin("m1", SourceState.COMMITTED), arrive("m2", TargetState.READY)]
-    answering(monkeypatch, {"there": why, "10.0.0.7": AWAY})
-    for journal in ours:
-        state = journal.state
-        with pytest.raises(type(why)):
-            recover(Recover(journal.move_id, force), cast("Any", Client()))
-        assert journal.state == state
-
-
-def test_another_machine_of_that_name_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It knows of no move, which would be the end of a copy that is complete."""
-    journal = arrive("m1", TargetState.READY, machine=HERE)
-    answering(monkeypatch, {"there": hello(ELSEWHERE), "10.0.0.7": AWAY})
-    with pytest.raises(InDoubt, match="there is another machine"):
-        recover(Recover("m1"), cast("Any", Client()))
-    assert journal.state == TargetState.READY
-
-
-@pytest.mark.parametrize(("known", "found"), [(HERE, HERE), ("", HERE), (HERE, "")])
-def test_the_address_that_a_move_came_from_is_asked_before_a_name(
-    monkeypatch: pytest.MonkeyPatch, known: str, found: str
-) -> None:
-    journal = arrive("m1", TargetState.READY, machine=known)
-    asked = answering(monkeypatch, {"10.0.0.7": hello(found), "there": AWAY})
-    dial(journal, Recover("m1"), {}).close()
-    assert asked == ["10.0.0.7"]
-
-
-@pytest.mark.parametrize(
-    ("address", "host"),
-    [
-        ("2001:db8::5", "2001:db8::5"),
-        ("fe80::1%eth0", "fe80::1%eth0"),
-        ("10.0.0.7", "10.0.0.7"),
-        ("no host+", "there"),
-    ],
-)
-def test_what_was_noted_of_the_source_leads_there(
-    monkeypatch: pytest.MonkeyPatch, address: str, host: str
-) -> None:
-    """SSH_CONNECTION has an address of IPv6 without brackets; what is no host is no way."""
-    journal = arrive("m1", TargetState.READY, address=address)
-    asked = answering(monkeypatch, {host: hello(HERE)})
-    dial(journal, Recover("m1"), {}).close()
-    assert asked == [host]
-
-
-def test_the_way_that_the_operator_names_must_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    journal = arrive("m1", TargetState.READY)
-    answering(monkeypatch, {"10.0.0.7": hello(HERE)})
-    with pytest.raises(UsageError, match="HOST 'no host' is not valid"):
-        dial(journal, Recover("m1", other="no host"), {})
-
-
 def test_a_peer_that_is_just_dying_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, alone: list[str]
 ) -> None:
@@ -259,31 +124,6 @@ def test_a_peer_that_is_just_dying_is_waited_for(
     assert ended(journal, "commit") == "runs-there"
     end.join()
     assert alone == ["end"]
-
-
-def test_an_account_that_is_gone_stands_in_no_ones_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    request = to_wire(MoveRequest(SPEC.name, "there", run_ssh_as="livemig-nobody-of-that-name"))
-    journal = begin("m1", SourceState.COMMITTED, request=request)
-    ran: list[str] = []
-
-    def connect(*_: Any, user: str, **__: Any) -> Any:
-        ran.append(user)
-        raise AWAY
-
-    monkeypatch.setattr("docker_livemig.far.connect_ssh", connect)
-    with pytest.raises(HostUnreachable):
-        dial(journal, Recover("m1"), {})
-    assert ran == [""]
-
-
-def test_a_host_that_is_away_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    for move_id in ("m1", "m2", "m3"):
-        begin(move_id, SourceState.COMMITTED)
-    asked = answering(monkeypatch, {"there": AWAY})
-    client = Client()
-    recover(Recover(), cast("Any", client))
-    assert [each.result for each in client.outcomes] == ["in-doubt"] * 3
-    assert asked == ["there"]
 
 
 ALIVE, DEAD, REMOVED = Copy("paused", 1, frozen=True), Copy("exited"), Copy("gone")
