@@ -4,6 +4,7 @@
 #include <linux/fs.h>
 #include <linux/hugetlb.h>
 #include <linux/magic.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/sched/mm.h>
@@ -144,6 +145,7 @@ static long move(const struct livemig_op *op)
 
 static long move_parts(const struct vdso *vdso, unsigned long distance)
 {
+	struct mem_cgroup *group;
 	unsigned int i;
 	long result;
 
@@ -159,13 +161,18 @@ static long move_parts(const struct vdso *vdso, unsigned long distance)
 	result = vdso->part[0].start + distance;
 	goto out;
 back:
-	/* A vDSO that is apart from its data crashes who calls it. */
+	/*
+	 * A vDSO that is apart from its data crashes who calls it. So the way back takes no memory
+	 * of the process's cgroup, which may have none left.
+	 */
+	group = set_active_memcg(NULL);
 	while (i--) {
 		const struct span *part = &vdso->part[i];
 
 		if (remap(part->start + distance, part->length, part->start, part->length) < 0)
 			pr_warn_once("a part of a vDSO found no way back\n");
 	}
+	set_active_memcg(group);
 out:
 	allow_kernel_signal(SIGKILL);
 	return result;

@@ -34,6 +34,14 @@ static void adopt_limits(struct task_struct *target)
 	task_unlock(current->group_leader);
 }
 
+/* Whether to go on: not for a caller that nobody hears of again, nor with memory of no owner. */
+static int over(const struct work *work)
+{
+	if (fatal_signal_pending(work->caller))
+		return -EINTR;
+	return READ_ONCE(work->target->task->signal->flags) & SIGNAL_GROUP_EXIT ? -ESRCH : 0;
+}
+
 static void run_steps(struct work *work)
 {
 	struct livemig_steps *steps = work->steps;
@@ -41,7 +49,7 @@ static void run_steps(struct work *work)
 	while (steps->done < steps->count) {
 		struct livemig_step *step = &steps->step[steps->done];
 
-		step->op.result = fatal_signal_pending(work->caller) ? -EINTR : livemig_step(step);
+		step->op.result = over(work) ?: livemig_step(step);
 		if (step->op.result < 0)
 			return;
 		steps->done++;

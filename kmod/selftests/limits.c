@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "files.h"
 #include "subject.h"
 #include "tests.h"
 
@@ -162,23 +163,9 @@ static void mapping_count(void)
 	subject_end(&subject);
 }
 
-static void write_to(const char *path, const char *text)
-{
-	int descriptor = open(path, O_WRONLY | O_CLOEXEC);
-
-	require(descriptor >= 0, "%s", path);
-	require(write(descriptor, text, strlen(text)) == (ssize_t)strlen(text), "%s", path);
-	close(descriptor);
-}
-
 static long charged(void)
 {
-	FILE *file = fopen(GROUP "/memory.current", "re");
-	long value;
-
-	require(file && fscanf(file, "%ld", &value) == 1);
-	fclose(file);
-	return value;
+	return read_number(GROUP "/memory.current");
 }
 
 /* With cgroup v2 alone. */
@@ -188,11 +175,11 @@ static void start_in_group(struct subject *subject)
 
 	if (access("/sys/fs/cgroup/cgroup.controllers", F_OK))
 		skip();
-	write_to("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+	write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
 	require(!mkdir(GROUP, 0755) || errno == EEXIST);
 	*subject = subject_start();
 	snprintf(pid, sizeof(pid), "%d", subject->pid);
-	write_to(GROUP "/cgroup.procs", pid);
+	write_text(GROUP "/cgroup.procs", pid);
 }
 
 static void end_in_group(struct subject *subject)

@@ -49,7 +49,7 @@ static bool passes(const struct test *test)
 
 static int run_all(void)
 {
-	const struct test *const groups[] = { moves, refusals, limits, races };
+	const struct test *const groups[] = { moves, calls, refusals, limits, races };
 	const struct test *test;
 	bool good = true;
 	size_t i;

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "files.h"
 #include "subject.h"
 #include "tests.h"
 
@@ -297,22 +298,6 @@ static void replace(void)
 	subject_continue(&subject);
 	subject_ask(&subject, ORDER_CHECK, (uint64_t)other, LENGTH, 9);
 	subject_end(&subject);
-}
-
-static int read_number(const char *path)
-{
-	FILE *file = fopen(path, "re");
-	int number;
-
-	require(file && fscanf(file, "%d", &number) == 1 && !fclose(file), "%s", path);
-	return number;
-}
-
-static void write_number(const char *path, int number)
-{
-	FILE *file = fopen(path, "we");
-
-	require(file && fprintf(file, "%d", number) > 0 && !fclose(file), "%s", path);
 }
 
 /* The kernel moves them as a whole, whatever part of one it is asked to move. */

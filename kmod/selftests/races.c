@@ -3,11 +3,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -17,6 +21,7 @@
 
 #define OPS 64
 #define DEATHS 100
+#define KTHREADD 2
 #define WATCHED (64 * PAGE) /* more than a vDSO has */
 
 static void make_ops(struct livemig_op *ops)
@@ -33,6 +38,7 @@ static void make_ops(struct livemig_op *ops)
 
 struct rival {
 	const struct subject *subject;
+	atomic_bool begun;
 	atomic_bool over;
 };
 
@@ -89,16 +95,18 @@ static struct calls *common_calls(void)
 	return calls;
 }
 
-static int call(struct calls *calls, const struct subject *subject)
+/* Returns also how many operations of a call that did not fail were carried out. */
+static int call(struct calls *calls, const struct subject *subject, unsigned int *done)
 {
 	struct livemig_op ops[OPS];
 	int result;
 
 	make_ops(ops);
 	atomic_fetch_add(&calls->begun, 1);
-	result = run_batch(subject->pidfd, ops, OPS, NULL);
+	result = run_batch(subject->pidfd, ops, OPS, done);
 	if (!result)
 		atomic_fetch_add(&calls->ended, 1);
+	require(result || *done == OPS || ops[*done].result == -ESRCH);
 	return result;
 }
 
@@ -137,18 +145,20 @@ static void *kill_soon(void *argument)
 
 static void the_target_dies(void)
 {
-	unsigned int i, within = 0;
+	unsigned int i, within = 0, early = 0;
 
 	for (i = 0; i < DEATHS; i++) {
 		struct subject subject = subject_start();
 		struct victim victim = { .subject = &subject };
 		pthread_t thread;
+		unsigned int done;
 		int result;
 
 		subject_stop(&subject);
 		require(!pthread_create(&thread, NULL, kill_soon, &victim));
 		do {
-			result = call(&victim.calls, &subject);
+			result = call(&victim.calls, &subject, &done);
+			early += !result && done < OPS;
 		} while (!result);
 		require(result == -ESRCH || result == -EPERM, "%d", result);
 		require(victim.calls.ended, "the first call failed: %d", result);
@@ -157,13 +167,16 @@ static void the_target_dies(void)
 		subject_end(&subject);
 	}
 	require(within >= DEATHS / 2, "only %u died during a call", within);
+	require(early, "nothing was spared");
 }
 
 static _Noreturn void call_for_ever(const struct subject *subject, struct calls *calls)
 {
+	unsigned int done;
+
 	subject_stop(subject);
 	while (1)
-		require(!call(calls, subject));
+		require(!call(calls, subject, &done) && done == OPS);
 }
 
 static void the_caller_dies(void)
@@ -301,6 +314,116 @@ static void the_target_dies_within_a_move_of_the_vdso(void)
 	require(death_within(LIVEMIG_MOVE_VDSO, true) == 0);
 }
 
+static void run_on_cpu(pid_t pid, int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	require(!sched_setaffinity(pid, sizeof(set), &set));
+}
+
+static long long nanos(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+/*
+ * Keep kthreadd, which makes all threads of the kernel, from running: for less than the 0.95 s
+ * after which the kernel itself sees to it (sched_rt_runtime_us).
+ */
+static void *starve_kthreadd(void *argument)
+{
+	const struct sched_param param = { .sched_priority = 1 };
+	struct rival *rival = argument;
+	long long until = nanos() + 900000000LL;
+
+	run_on_cpu(0, 0);
+	run_on_cpu(KTHREADD, 0);
+	require(!sched_setscheduler(0, SCHED_FIFO, &param));
+	atomic_store(&rival->begun, true);
+	while (!atomic_load(&rival->over) && nanos() < until)
+		;
+	return NULL;
+}
+
+/* Start a process that stops the subject, writes a byte, reads one, and calls. */
+static pid_t start_caller(const struct subject *subject, int *descriptor)
+{
+	struct calls calls = { 0 };
+	unsigned int done;
+	int ends[2];
+	char byte = 0;
+	pid_t caller;
+
+	device();
+	require(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends));
+	caller = fork();
+	if (!caller) {
+		subject_stop(subject);
+		require(write(ends[1], &byte, 1) == 1 && read(ends[1], &byte, 1) == 1);
+		_exit(!!call(&calls, subject, &done));
+	}
+	require(read(ends[0], &byte, 1) == 1);
+	*descriptor = ends[0];
+	return caller;
+}
+
+/* Have a caller begin to wait for a thread, and kill it; return how it is seen to end. */
+static int kill_while_it_waits(const struct rival *rival, pid_t caller, int descriptor)
+{
+	int status;
+
+	while (!atomic_load(&rival->begun))
+		nap(100);
+	require(write(descriptor, "", 1) == 1);
+	while (state_of(caller) != 'D') {
+		require(state_of(caller) != 'Z', "it did not wait");
+		nap(100);
+	}
+	kill(caller, SIGKILL);
+	require(waitpid(caller, &status, __WALL) == caller);
+	return status;
+}
+
+/*
+ * Before there is a thread for it: nothing was done. Only a tracer sees what the call of a process
+ * returns that is killed in it.
+ */
+static void the_caller_dies_before_it_begins(void)
+{
+	struct subject subject = subject_start();
+	struct rival rival = { .subject = &subject };
+	struct user_regs_struct registers;
+	cpu_set_t usual;
+	pthread_t starver;
+	uint64_t start, end;
+	int descriptor, status;
+	pid_t caller = start_caller(&subject, &descriptor);
+
+	require(sysconf(_SC_NPROCESSORS_ONLN) >= 2);
+	require(!sched_getaffinity(KTHREADD, sizeof(usual), &usual));
+	run_on_cpu(0, 1);
+	run_on_cpu(caller, 1);
+	require(!ptrace(PTRACE_SEIZE, caller, 0, PTRACE_O_TRACEEXIT | PTRACE_O_EXITKILL));
+	require(!pthread_create(&starver, NULL, starve_kthreadd, &rival));
+	status = kill_while_it_waits(&rival, caller, descriptor);
+	atomic_store(&rival.over, true);
+	require(!pthread_join(starver, NULL));
+	require(!sched_setaffinity(KTHREADD, sizeof(usual), &usual));
+	require(status >> 8 == (SIGTRAP | PTRACE_EVENT_EXIT << 8), "%#x", status);
+	require(!ptrace(PTRACE_GETREGS, caller, 0, &registers));
+	require(registers.orig_rax == SYS_ioctl && registers.rax == (unsigned long long)-EINTR,
+		"%lld", (long long)registers.rax);
+	require(!ptrace(PTRACE_CONT, caller, 0, 0) && waitpid(caller, &status, __WALL) == caller);
+	subject_ask(&subject, ORDER_STACK, 0, 0, 0);
+	require(!subject_find(&subject, "100040000000", &start, &end));
+	subject_end(&subject);
+}
+
 static void not_unloaded_in_use(void)
 {
 	device();
@@ -315,6 +438,7 @@ const struct test races[] = {
 	{ "the_target_dies_within", the_target_dies_within },
 	{ "the_caller_dies_within_a_move_of_the_vdso", the_caller_dies_within_a_move_of_the_vdso },
 	{ "the_target_dies_within_a_move_of_the_vdso", the_target_dies_within_a_move_of_the_vdso },
+	{ "the_caller_dies_before_it_begins", the_caller_dies_before_it_begins },
 	{ "not_unloaded_in_use", not_unloaded_in_use },
 	{ 0 }
 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Who may not, and what may not be asked for. */
+/* What operations may not be asked for, each by its result. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -29,143 +29,6 @@ static struct livemig_op map_op(uint64_t addr)
 	return (struct livemig_op){
 		.kind = LIVEMIG_MAP, .addr = addr, .length = PAGE, .prot = PROT_READ
 	};
-}
-
-static int run_map(const struct subject *subject)
-{
-	struct livemig_op op = map_op(FREE_PLACE(1));
-
-	return run_batch(subject->pidfd, &op, 1, NULL);
-}
-
-static void not_traced(void)
-{
-	struct subject subject = subject_start();
-
-	require(run_map(&subject) == -EPERM);
-	require(!ptrace(PTRACE_SEIZE, subject.pid, 0, 0));
-	require(run_map(&subject) == -EPERM, "traced, but it runs");
-	subject_end(&subject);
-}
-
-static void *run_map_in_thread(void *subject)
-{
-	return (void *)(long)run_map(subject);
-}
-
-static void traced_by_another_thread(void)
-{
-	struct subject subject = subject_start();
-	pthread_t thread;
-	void *result;
-
-	subject_stop(&subject);
-	require(!pthread_create(&thread, NULL, run_map_in_thread, &subject));
-	require(!pthread_join(thread, &result));
-	require((long)result == -EPERM);
-	require(!run_map(&subject));
-	subject_end(&subject);
-}
-
-static int pause_for_ever(void *unused)
-{
-	(void)unused;
-	while (1)
-		pause();
-	return 0;
-}
-
-static void one_thread_runs(void)
-{
-	char *stack =
-	    mmap(NULL, 1 << 16, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	struct subject subject = { 0 };
-	int ready[2];
-	char byte;
-
-	require(!pipe(ready));
-	subject.pid = fork();
-	if (!subject.pid) {
-		require(clone(pause_for_ever, stack + (1 << 16),
-			      CLONE_VM | CLONE_THREAD | CLONE_SIGHAND | CLONE_FS | CLONE_FILES,
-			      NULL) > 0);
-		require(write(ready[1], "r", 1) == 1);
-		pause_for_ever(NULL);
-	}
-	subject.pidfd = (int)syscall(SYS_pidfd_open, subject.pid, 0);
-	require(read(ready[0], &byte, 1) == 1);
-	subject_stop(&subject); /* its first thread alone */
-	require(run_map(&subject) == -EPERM);
-	kill(subject.pid, SIGKILL);
-	waitpid(subject.pid, NULL, __WALL);
-}
-
-static void shared_memory_of_another_process(void)
-{
-	char *stack =
-	    mmap(NULL, 1 << 16, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	struct subject subject = { 0 };
-
-	subject.pid = clone(pause_for_ever, stack + (1 << 16), CLONE_VM | SIGCHLD, NULL);
-	subject.pidfd = (int)syscall(SYS_pidfd_open, subject.pid, 0);
-	subject_stop(&subject);
-	require(run_map(&subject) == -EBUSY);
-	kill(subject.pid, SIGKILL);
-	waitpid(subject.pid, NULL, __WALL);
-}
-
-static void not_ours_to_trace(void)
-{
-	struct subject subject = subject_start();
-	int status;
-	pid_t caller;
-
-	device(); /* open already: its mode alone would keep the caller out */
-	caller = fork();
-	if (!caller) {
-		require(!setresgid(NOBODY, NOBODY, NOBODY) && !setresuid(NOBODY, NOBODY, NOBODY));
-		require(open(LIVEMIG_DEVICE, O_RDWR) < 0 && errno == EACCES);
-		require(run_map(&subject) == -EACCES);
-		_exit(0);
-	}
-	require(waitpid(caller, &status, 0) == caller && !status);
-	subject_end(&subject);
-}
-
-static void no_process(void)
-{
-	struct subject subject = subject_start();
-	struct livemig_op op = map_op(FREE_PLACE(1));
-
-	require(run_batch(-1, &op, 1, NULL) == -EBADF);
-	require(run_batch(device(), &op, 1, NULL) == -EBADF);
-	kill(subject.pid, SIGKILL);
-	require(waitid(P_PID, (id_t)subject.pid, &(siginfo_t){ 0 }, WEXITED | WNOWAIT) == 0);
-	require(run_map(&subject) == -ESRCH);
-	subject_end(&subject);
-	subject.pidfd = -1;
-}
-
-static void batches(void)
-{
-	struct subject subject = subject_start();
-	struct livemig_op op = map_op(FREE_PLACE(1));
-	struct livemig_batch batch = { .pidfd = subject.pidfd, .count = 1, .ops = (uint64_t)&op };
-	struct livemig_info info;
-
-	subject_stop(&subject);
-	require(run_batch(subject.pidfd, &op, 0, NULL) == -EINVAL);
-	require(run_batch(subject.pidfd, &op, LIVEMIG_MAX_OPS + 1, NULL) == -E2BIG);
-	require(run_batch(subject.pidfd, NULL, 1, NULL) == -EFAULT);
-	require(ioctl(device(), LIVEMIG_RUN, NULL) && errno == EFAULT);
-	require(ioctl(device(), LIVEMIG_INFO, NULL) && errno == EFAULT);
-	require(ioctl(device(), _IO('l', 0xe2), NULL) && errno == ENOTTY);
-	batch.reserved = 1;
-	require(ioctl(device(), LIVEMIG_RUN, &batch) && errno == EINVAL);
-	require(!ioctl(device(), LIVEMIG_INFO, &info));
-	require(info.version == LIVEMIG_VERSION && info.max_ops == LIVEMIG_MAX_OPS);
-	require(info.features == 0x3e);
-	subject_end(&subject);
 }
 
 static void the_first_failure_ends_a_batch(void)
@@ -379,18 +242,10 @@ static void below_the_lowest_address(void)
 	require(waitpid(caller, &status, 0) == caller && !status);
 }
 
-const struct test refusals[] = {
-	{ "not_traced", not_traced },
-	{ "traced_by_another_thread", traced_by_another_thread },
-	{ "one_thread_runs", one_thread_runs },
-	{ "shared_memory_of_another_process", shared_memory_of_another_process },
-	{ "not_ours_to_trace", not_ours_to_trace },
-	{ "no_process", no_process },
-	{ "batches", batches },
-	{ "the_first_failure_ends_a_batch", the_first_failure_ends_a_batch },
-	{ "operations", operations },
-	{ "files", files },
-	{ "sealed", sealed },
-	{ "below_the_lowest_address", below_the_lowest_address },
-	{ 0 }
-};
+const struct test refusals[] = { { "the_first_failure_ends_a_batch",
+				   the_first_failure_ends_a_batch },
+				 { "operations", operations },
+				 { "files", files },
+				 { "sealed", sealed },
+				 { "below_the_lowest_address", below_the_lowest_address },
+				 { 0 } };

@@ -2,6 +2,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/io_uring.h>
 #include <linux/userfaultfd.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -166,6 +167,14 @@ static bool watch(const struct message *message)
 	       !ioctl(descriptor, UFFDIO_REGISTER, &area);
 }
 
+/* One that looks for work by itself; it lasts as long as the ring. */
+static bool start_worker(void)
+{
+	struct io_uring_params params = { .flags = IORING_SETUP_SQPOLL };
+
+	return syscall(SYS_io_uring_setup, 1, &params) >= 0;
+}
+
 static bool obey(const struct message *message)
 {
 	switch (message->order) {
@@ -184,6 +193,8 @@ static bool obey(const struct message *message)
 		return use_heap();
 	case ORDER_LOCK:
 		return !mlock((void *)message->addr, message->length);
+	case ORDER_RING:
+		return start_worker();
 	case ORDER_WATCH:
 		return watch(message);
 	}

@@ -28,6 +28,7 @@ enum order {
 	ORDER_STACK, /* use much of the stack */
 	ORDER_HEAP,  /* allocate and free, growing the heap */
 	ORDER_LOCK,  /* mlock(2) */
+	ORDER_RING,  /* have io_uring(7) start a worker of its own */
 	ORDER_WATCH, /* ask to be told of its unmapping by a userfaultfd(2), and never listen */
 };
 

@@ -11,7 +11,7 @@ struct test {
 	void (*run)(void);
 };
 
-extern const struct test moves[], refusals[], races[], limits[];
+extern const struct test moves[], calls[], refusals[], limits[], races[];
 
 /* End a test for which this machine lacks something, after it has looked for it. */
 _Noreturn void skip(void);

@@ -66,9 +66,10 @@ class Kernel:
 
 
 def build_module(kernel: Path, place: Path) -> Path:
-    """Build the module in a new directory, for the kernel of a build directory."""
+    """Build the module in a new directory, for a kernel's build directory, without a warning."""
     shutil.copytree(MODULE, place, ignore=shutil.ignore_patterns("*.o", "*.ko", "selftest"))
-    command("make", "-s", "-C", place, f"KDIR={kernel}", timeout=MODULE_LIMIT)
+    strict = ("W=1", "KCFLAGS=-Werror")
+    command("make", "-s", "-C", place, f"KDIR={kernel}", *strict, timeout=MODULE_LIMIT)
     return place / "livemig.ko"
 
 
