@@ -90,7 +90,7 @@ def find(move_id: str) -> list[Journal]:
 def decide_for_target(request: Settle, link: Link) -> None:
     """Decide a move as its source, for the target on the other end of ``link``."""
     journal = Journal(request.move_id)
-    if not journal.take():
+    if not journal.take(_DYING):
         raise journal.under_way()
     try:
         with engine_api.connected(journal.engine) as api:

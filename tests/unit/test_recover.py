@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,7 +18,8 @@ from docker_livemig.copies import Copy
 from docker_livemig.engine_api import DEFAULT_SOCKET, address, connected
 from docker_livemig.exits import EXIT_CODES
 from docker_livemig.journal import Journal
-from docker_livemig.recover import recover
+from docker_livemig.messages import Settle
+from docker_livemig.recover import decide_for_target, recover
 from docker_livemig.requests import Outcome, Recover, Recovered
 from docker_livemig.steps import SourceState, TargetState
 from docker_livemig.sweep import refuse_handed_over
@@ -111,17 +113,27 @@ def test_what_became_of_the_copy_is_told(
     assert (outcome.result, outcome.text) == (result, words)
 
 
+def recover_here() -> None:
+    recover(Recover("m1", "commit"), cast("Any", Client()))
+
+
+def recover_there() -> None:
+    """Have the target ask its source."""
+    decide_for_target(Settle("m1", "commit"), cast("Any", Other("running")))
+
+
+@pytest.mark.parametrize("ask", [recover_here, recover_there])
 def test_a_peer_that_is_just_dying_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch, alone: list[str]
+    monkeypatch: pytest.MonkeyPatch, alone: list[str], ask: Callable[[], None]
 ) -> None:
     """It holds its lock until the last of its threads has ended."""
     monkeypatch.setattr("docker_livemig.copies.look", lambda *_: ALIVE)
-    journal = begin("m1", SourceState.COMMITTED)
+    begin("m1", SourceState.COMMITTED)
     dying = Journal("m1")
     assert dying.take()
     end = threading.Timer(0.3, dying.leave)
     end.start()
-    assert ended(journal, "commit") == "runs-there"
+    ask()
     end.join()
     assert alone == ["end"]
 
