@@ -24,6 +24,7 @@ from tests.hosts.images import RECORDER, built_archives, cache_dir
 from . import disks, network
 from .debian import ready_disk, ready_name, state_root
 from .guest import Cable, Guest, Parts, Size, command
+from .kernellog import complaints
 from .kernels import Kernel
 from .qmp import VmError
 
@@ -40,6 +41,9 @@ MODULE = "/root/livemig.ko"
 WHEELS = "wheels"
 PYTHON = "/usr/local/lib/docker-livemig/bin/python"
 LIMIT = 600.0
+_TRIES = 2
+"""What is saved, complaints of its kernel included, is what all tests start from; and on a machine
+that is busy the watchdogs of a slow kernel bark at nothing (workqueue lockup)."""
 FURNISH = """\
 set -e
 hostnamectl set-hostname {name}
@@ -100,13 +104,18 @@ class Machine:
     def _make(self, directory: Path) -> None:
         home = state_root() / "making"  # the names of sockets have to be short
         home.mkdir(parents=True, exist_ok=True)
-        guest = self.guest(home)
-        try:
-            guest.start(self.parts())
-            self.furnish(guest)
-            guest.save(directory)
-        finally:
-            guest.remove()
+        for _ in range(_TRIES):
+            guest = self.guest(home)
+            try:
+                guest.start(self.parts())
+                self.furnish(guest)
+                said = complaints(guest)
+                if not said:
+                    guest.save(directory)
+                    return
+            finally:
+                guest.remove()
+        raise VmError(f"{self.name} cannot be saved: its kernel complained at its start: {said}")
 
     def furnish(self, guest: Guest) -> None:
         """Give it its name and its address, and let both log in to each other."""
