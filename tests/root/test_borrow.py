@@ -31,6 +31,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
 NR_PAUSE = 34
 TIMES = 5
+NAP = pace.limit(0.4)  # seconds, in which a thread is borrowed TIMES times
 SLACK = pace.limit(0.15)  # seconds that a busy machine may take to wake somebody
 
 
@@ -43,7 +44,7 @@ def spin(app: App) -> None:
 
 
 def nap(app: App) -> None:
-    assert app.ask("sleep 400") == "sleeping"
+    assert app.ask(f"sleep {NAP * 1000:.0f}") == "sleeping"
     app.settle(NR_NANOSLEEP)
 
 
@@ -150,7 +151,7 @@ def test_a_sleep_goes_on_with_the_time_that_is_left(
             carried.settle(219)  # restart_syscall
     word, result, length = carried.answer().split()
     assert (word, result) == ("slept", "0")
-    assert 0.4 <= int(length) / 1e9 < 0.4 + SLACK
+    assert NAP <= int(length) / 1e9 < NAP + SLACK
 
 
 def test_a_stopped_process_stays_stopped(carried: App, borrower: Borrower) -> None:
