@@ -39,11 +39,6 @@ def extract_thread(pid: int, loan: Loan, stub: Stub) -> Thread:
             hint="move it when it does not compute with them",
         )
     refuse_thread_areas(pid, tid)
-    if ptrace.has_io_ports(tid):
-        raise NotCarried(
-            f"process {pid} may use I/O ports (ioperm(2)), which cannot be carried",
-            hint="move it when it has given them up",
-        )
     table = stub.table()
     altstack, child_tid = table.room(ALTSTACK_SIZE), table.room(8)
     table.call("sigaltstack", NR_SIGALTSTACK, 0, altstack)
