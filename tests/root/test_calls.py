@@ -27,8 +27,7 @@ from tests.root.test_borrow import await_state
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
 SLOWER = min(pace.SLOW, 3)  # calls are waited out
-CONSTANT = 3200  # milliseconds: what the program has in memory that cannot be written
-LENGTH = int(CONSTANT * SLOWER)  # milliseconds: room for three moves on a busy machine
+LENGTH = int(3200 * SLOWER)  # milliseconds: room for three moves on a busy machine
 LATE = 0.6 * SLOWER  # seconds after which a call is first stopped: begun anew, it ends that later
 SLACK = 0.5 * SLOWER  # seconds that a busy machine may take to wake somebody; less than LATE
 LONG = 2 * LENGTH  # milliseconds; for what something else ends
@@ -126,9 +125,9 @@ def test_a_tracer_who_came_meanwhile_does_not_keep_it_frozen(caller: Caller, mov
         assert caller.ended().result == TIMED["semtimedop"]
 
 
-def there_and_back(caller: Caller, move: Mover, late: float = LATE) -> None:
+def there_and_back(caller: Caller, move: Mover) -> None:
     """Undo a move, and make two, while it waits in one and the same call."""
-    caller.stay(late)
+    caller.stay(LATE)
     undone(caller, move)
     caller.stay(0.02)
     caller.app = move(caller.app).run(rounds=1)
@@ -169,12 +168,11 @@ TIMED = {
 @pytest.mark.parametrize("name", TIMED)
 def test_a_call_goes_on_with_the_time_that_is_left(caller: Caller, move: Mover, name: str) -> None:
     caller.begin(name)
-    there_and_back(caller, move, LATE / SLOWER if name.endswith("-constant") else LATE)
+    there_and_back(caller, move)
     assert caller.waits(), "it was not moved in the middle of its call"
     found = caller.ended()
-    length = CONSTANT if name.endswith("-constant") else LENGTH
     assert found.result == TIMED[name]
-    assert length / 1000 <= found.took < length / 1000 + SLACK
+    assert LENGTH / 1000 <= found.took < LENGTH / 1000 + SLACK
     assert ways_round(caller) == []
 
 
@@ -314,7 +312,7 @@ def test_a_signal_that_comes_meanwhile_interrupts(
     assert (found.result, found.signals) == (-errno.EINTR, 1)
     assert found.took < LONG / 1000 - 1, "it was interrupted, and did not run out"
     if name == "nanosleep-rest":
-        assert found.rest + found.took == pytest.approx(LONG / 1000, abs=0.1 * SLOWER)
+        assert found.rest + found.took == pytest.approx(LONG / 1000, abs=pace.limit(0.1))
 
 
 # What is not carried, but must not notice that it was stopped

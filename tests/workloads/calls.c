@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ipc.h>
+#include <sys/mman.h>
 #include <sys/select.h>
 #include <sys/sem.h>
 #include <sys/socket.h>
@@ -31,11 +32,16 @@
 #include <unistd.h>
 
 #define SECOND 1000000000L
+#define PAGE 4096
 
 static volatile int signals;
 static struct timespec length, rest, at;
 static struct timeval short_length;
-static const struct timespec constant = { 3, 200000000 };
+/* A page of its own, which cannot be written while a call waits. */
+static union {
+	struct timespec length;
+	char page[PAGE];
+} constant __attribute__((aligned(PAGE)));
 static struct pollfd input = { 0, POLLIN, 0 };
 static uint32_t word;
 static uint64_t set;
@@ -93,7 +99,7 @@ static const struct wait waits[] = {
 	{ "ppoll", SYS_ppoll, { P(input), 1, P(length), P(set), 8 }, 0 },
 	{ "select", SYS_select, { 1, P(readable), 0, 0, P(short_length) }, 0 },
 	{ "pselect", SYS_pselect6, { 1, P(readable), 0, 0, P(length) }, 0 },
-	{ "pselect-constant", SYS_pselect6, { 1, P(readable), 0, 0, P(constant) }, 0 },
+	{ "pselect-constant", SYS_pselect6, { 1, P(readable), 0, 0, P(constant.length) }, 0 },
 	{ "futex", SYS_futex, { P(word), FUTEX_WAIT_PRIVATE, 0, P(length) }, 0 },
 	{ "futex-until",
 	  SYS_futex,
@@ -101,7 +107,10 @@ static const struct wait waits[] = {
 	  ABSOLUTE },
 	{ "futex-forever", SYS_futex, { P(word), FUTEX_WAIT_PRIVATE, 0 }, 0 },
 	{ "sigtimedwait", SYS_rt_sigtimedwait, { P(set), P(info), P(length), 8 }, 0 },
-	{ "sigtimedwait-constant", SYS_rt_sigtimedwait, { P(set), P(info), P(constant), 8 }, 0 },
+	{ "sigtimedwait-constant",
+	  SYS_rt_sigtimedwait,
+	  { P(set), P(info), P(constant.length), 8 },
+	  0 },
 	{ "sigwaitinfo", SYS_rt_sigtimedwait, { P(set), P(info), 0, 8 }, 0 },
 	{ "sigsuspend", SYS_rt_sigsuspend, { P(set), 8 }, 0 },
 	{ "pause", SYS_pause, { 0 }, 0 },
@@ -192,6 +201,11 @@ static void prepare(const struct wait *wait, long millis, long *argument)
 	set = !strncmp(wait->name, "sig", 3) && strcmp(wait->name, "sigsuspend")
 		  ? 1UL << (SIGUSR2 - 1)
 		  : 0;
+	if (mprotect(&constant, PAGE, PROT_READ | PROT_WRITE))
+		die("mprotect");
+	constant.length = length;
+	if (mprotect(&constant, PAGE, PROT_READ))
+		die("mprotect");
 	FD_ZERO(&readable);
 	FD_SET(0, &readable);
 	memcpy(argument, wait->argument, sizeof(wait->argument));
