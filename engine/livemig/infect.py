@@ -106,11 +106,8 @@ def _find(code: bytes, start: int, patterns: tuple[bytes, ...]) -> int:
     return 0
 
 
-def _refuse_thread(pid: int, tid: int) -> None:
-    """Raise NotCarried for a stopped thread that calls of its tracer's would harm.
-
-    And for one that has what it is stopped in vain for: it is told before anything is sent.
-    """
+def _refuse_harm(pid: int, tid: int) -> None:
+    """Raise NotCarried for a stopped thread that calls of its tracer's would harm."""
     if ptrace.dispatches_calls(tid):
         raise NotCarried(
             f"process {pid} sends its system calls to a handler of its own "
@@ -122,11 +119,6 @@ def _refuse_thread(pid: int, tid: int) -> None:
             f"process {pid}: thread {tid} runs 32-bit code (segment {segment:#x}), which cannot be "
             "carried",
             hint="this version carries programs of 64-bit code",
-        )
-    if ptrace.has_io_ports(tid):
-        raise NotCarried(
-            f"process {pid} may use I/O ports (ioperm(2)), which cannot be carried",
-            hint="move it when it has given them up",
         )
 
 
@@ -141,7 +133,7 @@ class Loan:
     def __init__(self, tracee: Tracee, memory: Memory, gadgets: Gadgets) -> None:
         self.tracee = tracee
         self.memory = memory
-        _refuse_thread(memory.pid, tracee.tid)
+        _refuse_harm(memory.pid, tracee.tid)
         self.registers = rseq.aborted(tracee.tid, tracee.true_registers(), memory)
         self.xstate = ptrace.get_xstate(tracee.tid)
         self.mask = ptrace.get_sigmask(tracee.tid)

@@ -18,6 +18,7 @@ from livemig.extract.files import Descriptions
 from livemig.extract.guards import find_guards
 from livemig.extract.process import is_stopped
 from livemig.extract.properties import Properties
+from livemig.extract.threads import refuse_io_ports
 from livemig.freezer import Freezer, await_end
 from livemig.infect import borrow, find_gadgets, infected
 from livemig.model import Clocks, Image, Process, Role, RoundStat, TrackerChoice, Typed
@@ -116,6 +117,7 @@ class Outgoing:
             with borrow(self._tracee, self._memory, self._gadgets) as loan:
                 self.tracker = plant_tracker(choice, loan, self._watched)
             end_on_time(self._tracee, self._memory, self._gadgets)
+            refuse_io_ports(self.pid, self._tracee.tid)
         finally:
             self._detach()
 

@@ -112,8 +112,9 @@ class MemorySource:
 
     def unheld(self) -> list[Span]:
         """Return the address ranges of mappings whose pages the target does not hold."""
-        mappings = carried(self._layout.mappings)
-        return subtract(merged((each.start, each.end) for each in mappings), self._ledger)
+        mappings = self._layout.mappings
+        shown = [*carried(mappings), *(each for each in mappings if each.is_shared)]
+        return subtract(merged((each.start, each.end) for each in shown), self._ledger)
 
     def refuse_breakpoints(self) -> None:
         """Raise NotCarried where the code that the target holds has breakpoints of others."""

@@ -343,6 +343,24 @@ static int guarded_check(void)
 	return 0;
 }
 
+/* In a file that is shared for reading: our own program. */
+static void guarded_file(void)
+{
+	int file = open("/proc/self/exe", O_RDONLY);
+
+	area = mmap(NULL, 3 * PAGE, PROT_READ, MAP_SHARED, file, 0);
+	if (area == MAP_FAILED || madvise(area + PAGE, PAGE, GUARD_INSTALL))
+		lacks(); /* before Linux 6.15 */
+}
+
+static int guarded_file_check(void)
+{
+	for (int i = 0; i < 3; i++)
+		if (faults(area + i * PAGE) != (i == 1))
+			return bad("page %d", i);
+	return 0;
+}
+
 static void late_guard(void)
 {
 	area = map(MAP_PRIVATE, SIZE);
@@ -568,6 +586,7 @@ const struct thing memory_things[] = {
 	{ "future-on-fault", future_on_fault, future_check, NULL },
 	{ "growing", growing, growing_check, NULL },
 	{ "guarded", guarded, guarded_check, NULL },
+	{ "guarded-file", guarded_file, guarded_file_check, NULL },
 	{ "only-executed", only_executed, only_executed_check, NULL },
 	{ "key", key, NULL, NULL },
 	{ "huge-pages", huge_pages, huge_pages_check, NULL },

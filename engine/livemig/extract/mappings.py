@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from livemig import vdso
 from livemig.errors import NotCarried, ProcessGone
-from livemig.extract.properties import Properties, refuse_area
+from livemig.extract.properties import HINT, Properties, refuse_area
 from livemig.model import Kind, Layout, MappedFile, Mapping
 from livemig.system import procfs
 from livemig.system.memory import Memory, user_start
@@ -23,10 +23,6 @@ _KINDS = {
 }
 _PROBED = "[uprobes"  # kernel/events/uprobes.c; "[uprobes-trampoline]" from Linux 6.18 on
 _SHARED = ("ms",)
-_HINT = (
-    "this version carries private mappings of memory and of files that exist, and shared ones of "
-    "files that are open for reading alone"
-)
 
 
 def read_layout(
@@ -128,7 +124,7 @@ def _with_flags(mapping: Mapping, flags: tuple[str, ...]) -> Mapping:
     return replace(mapping, flags=tuple(sorted({*mapping.flags, *flags})))
 
 
-def _refused(pid: int, area: Area, what: str, hint: str = _HINT) -> NotCarried:
+def _refused(pid: int, area: Area, what: str, hint: str = HINT) -> NotCarried:
     name = f" ({area.name})" if area.name else ""
     return NotCarried(
         f"process {pid}: {what} at {area.start:#x}-{area.end:#x}{name} cannot be carried",

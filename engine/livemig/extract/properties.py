@@ -20,6 +20,11 @@ CARRIED = frozenset(
 )
 """The VmFlags that are carried."""
 
+HINT = (
+    "this version carries private mappings of memory and of files that exist, and shared ones of "
+    "files that are open for reading alone"
+)
+
 _PLAIN = frozenset("rd wr ex sh mr mw me ms ac sd ar nl gu de".split())
 _OURS = frozenset(("uw",))  # what our own tracker leaves
 _REFUSED = {
@@ -108,7 +113,7 @@ class Properties:
 
     def of(self, areas: Sequence[Area], *, frozen: bool) -> list[tuple[str, ...]]:
         """Return the flags of each area, exact when the process is ``frozen``."""
-        if not self._known or self._may_have_changed(frozen):
+        if not self._known or self._may_have_changed(frozen) or self._shares_anew(areas):
             self._read(areas)
         ends = [end for _, end, _ in self._spans]
         return [self._flags(ends, area) for area in areas]
@@ -127,6 +132,11 @@ class Properties:
         moved = any(flags for _, _, flags in self._spans) and now.moving != before.moving
         made = not before.settled or now.making != before.making
         return moved or made or self._holds_new_locks()
+
+    def _shares_anew(self, areas: Sequence[Area]) -> bool:
+        """Tell whether an area is shared of which it was not read yet whether it can be written."""
+        shared = {(area.start, area.end) for area in areas if area.shared}
+        return not shared <= {(start, end) for start, end, _ in self._spans} if shared else False
 
     def _holds_new_locks(self) -> bool:
         """Tell whether memory is locked where none was: it is by itself after MCL_FUTURE."""
@@ -170,14 +180,14 @@ def refuse_area(pid: int, area: Area, details: AreaDetails) -> None:
             pid,
             area,
             _REFUSED.get(flag, f"memory with a property ({flag}) that is not known"),
-            "this version carries private mappings of memory and of files that exist",
+            HINT,
         )
     if details.flags >= _WRITTEN:
         raise _refused(
             pid,
             area,
             "shared memory",
-            "this version carries shared mappings of files that are open for reading alone",
+            HINT,
         )
     if details.key and not _comes_by_itself(area, details.key):
         raise _refused(

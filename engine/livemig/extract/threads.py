@@ -23,6 +23,15 @@ PR_GET_TID_ADDRESS = 40
 ALTSTACK_SIZE = 24
 
 
+def refuse_io_ports(pid: int, tid: int) -> None:
+    """Raise NotCarried for a stopped thread that may use I/O ports."""
+    if ptrace.has_io_ports(tid):
+        raise NotCarried(
+            f"process {pid} may use I/O ports (ioperm(2)), which cannot be carried",
+            hint="move it when it has given them up",
+        )
+
+
 def extract_thread(pid: int, loan: Loan, stub: Stub) -> Thread:
     """Return the state of a borrowed thread of process ``pid``; raises NotCarried."""
     tid = loan.tracee.tid
@@ -39,6 +48,7 @@ def extract_thread(pid: int, loan: Loan, stub: Stub) -> Thread:
             hint="move it when it does not compute with them",
         )
     refuse_thread_areas(pid, tid)
+    refuse_io_ports(pid, tid)
     table = stub.table()
     altstack, child_tid = table.room(ALTSTACK_SIZE), table.room(8)
     table.call("sigaltstack", NR_SIGALTSTACK, 0, altstack)

@@ -103,7 +103,7 @@ class WriteProtectScan(Forgetful):
         """Watch all memory that there is, also what came since the mappings were read.
 
         The kernel splits a mapping where what is registered begins or ends, and mremap(2) fails on
-        both parts together: so that is never within memory that the application may map.
+        both parts together: so that is never within memory that the application may write to.
         """
         for span in _watchable(mappings):
             try:
@@ -237,7 +237,10 @@ class WriteProtectScan(Forgetful):
 
 
 def _watchable(mappings: Sequence[Mapping]) -> list[Span]:
-    """Return ranges that hold what can be registered, and end where only the kernel maps."""
+    """Return ranges that hold what can be registered.
+
+    They end where only the kernel maps, or at what nobody can write to.
+    """
     own = carried(mappings)
     lowest = min((_LOWEST, *(each.start for each in own)))
     others = merged((each.start, each.end) for each in not_carried(mappings))

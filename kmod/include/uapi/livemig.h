@@ -30,8 +30,8 @@
  * are refused; mappings of them that are there already can be moved and unmapped.
  *
  * WHAT HAPPENS. Operations are carried out in order until the first one that fails, until the
- * process is killed (ESRCH in the next result), or until the caller has got a fatal signal, which
- * ends what an operation waits for, too; none is undone. The
+ * caller has got a fatal signal, which ends what an operation waits for, too, or until the process
+ * has been killed, which is looked at before each one (ESRCH is its result); none is undone. The
  * ioctl then returns 0, with the number of those that succeeded in done, and a result for each of
  * them and for the one that failed (if any): the address, or a negative errno. Any other return
  * value means that nothing was done at all, unless another thread of the caller took away the
