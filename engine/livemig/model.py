@@ -38,8 +38,8 @@ class Kind(StrEnum):
 
 
 _KERNELS = (Kind.VVAR, Kind.VDSO, Kind.FOREIGN)
-_SHARED = "ms"  # MAP_SHARED, of a file that is open for reading alone
-_MADE = frozenset(("nr", "dp", "gd", _SHARED))  # MAP_NORESERVE, MAP_DROPPABLE, MAP_GROWSDOWN
+SHARED = "ms"  # MAP_SHARED, of a file that is open for reading alone
+_MADE = frozenset(("nr", "dp", "gd", SHARED))  # MAP_NORESERVE, MAP_DROPPABLE, MAP_GROWSDOWN
 _HUGE = frozenset(("hg", "nh"))  # MADV_HUGEPAGE, MADV_NOHUGEPAGE
 
 
@@ -68,7 +68,7 @@ class Mapping:
     @property
     def is_shared(self) -> bool:
         """Whether it shows a file as it is, always: nobody can write through it."""
-        return self.kind is Kind.FILE and _SHARED in self.flags
+        return self.kind is Kind.FILE and SHARED in self.flags
 
     def part(self, start: int, end: int) -> Mapping:
         """Return the mapping of a part of it."""

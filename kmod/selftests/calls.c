@@ -21,23 +21,15 @@
 #include "subject.h"
 #include "tests.h"
 
-#define NOBODY 65534
 #define NARROW_PLACE 0x10000
 #define NARROW_GETPID 20 /* their numbers for programs of 32 bits */
 #define NARROW_IOCTL 54
 #define THREADS_MAX "/proc/sys/kernel/threads-max"
 #define FAILSLAB "/sys/kernel/debug/failslab"
 
-static struct livemig_op map_op(uint64_t addr)
-{
-	return (struct livemig_op){
-		.kind = LIVEMIG_MAP, .addr = addr, .length = PAGE, .prot = PROT_READ
-	};
-}
-
 static int run_map(const struct subject *subject)
 {
-	struct livemig_op op = map_op(FREE_PLACE(1));
+	struct livemig_op op = map_page(FREE_PLACE(1));
 
 	return run_batch(subject->pidfd, &op, 1, NULL);
 }
@@ -140,7 +132,7 @@ static void not_ours_to_trace(void)
 static void no_process(void)
 {
 	struct subject subject = subject_start();
-	struct livemig_op op = map_op(FREE_PLACE(1));
+	struct livemig_op op = map_page(FREE_PLACE(1));
 
 	require(run_batch(-1, &op, 1, NULL) == -EBADF);
 	require(run_batch(device(), &op, 1, NULL) == -EBADF);
@@ -154,7 +146,7 @@ static void no_process(void)
 static void batches(void)
 {
 	struct subject subject = subject_start();
-	struct livemig_op op = map_op(FREE_PLACE(1));
+	struct livemig_op op = map_page(FREE_PLACE(1));
 	struct livemig_batch batch = { .pidfd = subject.pidfd, .count = 1, .ops = (uint64_t)&op };
 	struct livemig_info info;
 
@@ -330,7 +322,7 @@ static void no_file_is_kept(void)
 				   .length = PAGE,
 				   .prot = PROT_READ,
 				   .fd = named };
-	struct livemig_op ops[] = { file, map_op(1), file };
+	struct livemig_op ops[] = { file, map_page(1), file };
 	struct livemig_op unmap = { .kind = LIVEMIG_UNMAP, .addr = file.addr, .length = PAGE };
 	unsigned int i, done;
 

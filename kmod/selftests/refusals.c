@@ -2,16 +2,9 @@
 /* What operations may not be asked for, each by its result. */
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/auxv.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -19,23 +12,15 @@
 #include "subject.h"
 #include "tests.h"
 
-#define NOBODY 65534
 #ifndef SYS_mseal
 #define SYS_mseal 462
 #endif
 
-static struct livemig_op map_op(uint64_t addr)
-{
-	return (struct livemig_op){
-		.kind = LIVEMIG_MAP, .addr = addr, .length = PAGE, .prot = PROT_READ
-	};
-}
-
 static void the_first_failure_ends_a_batch(void)
 {
 	struct subject subject = subject_start();
-	struct livemig_op ops[3] = { map_op(FREE_PLACE(1)), map_op(FREE_PLACE(1) + 1),
-				     map_op(FREE_PLACE(2)) };
+	struct livemig_op ops[3] = { map_page(FREE_PLACE(1)), map_page(FREE_PLACE(1) + 1),
+				     map_page(FREE_PLACE(2)) };
 	uint64_t start, end;
 	unsigned int done;
 
@@ -197,7 +182,7 @@ static void sealed(void)
 	struct livemig_op vdso = { .kind = LIVEMIG_MOVE_VDSO,
 				   .flags = LIVEMIG_REPLACE,
 				   .new_addr = here };
-	struct livemig_op map = map_op(here);
+	struct livemig_op map = map_page(here);
 	struct subject subject;
 
 	fill(own, 2 * PAGE, 1);
@@ -212,7 +197,7 @@ static void sealed(void)
 	require(run_one(&subject, vdso) == -EPERM);
 	map.flags = LIVEMIG_REPLACE;
 	require(run_one(&subject, map) == -EPERM);
-	require(run_one(&subject, map_op(free)) == (int64_t)free);
+	require(run_one(&subject, map_page(free)) == (int64_t)free);
 	move.flags = LIVEMIG_REPLACE;
 	move.addr = free;
 	move.new_addr = here;
@@ -234,8 +219,8 @@ static void below_the_lowest_address(void)
 		require(!prctl(PR_SET_DUMPABLE, 1)); /* or nobody but root may trace our child */
 		subject = subject_start();
 		subject_stop(&subject);
-		require(run_one(&subject, map_op(FREE_PLACE(1))) == (int64_t)FREE_PLACE(1));
-		require(run_one(&subject, map_op(0)) == -EPERM);
+		require(run_one(&subject, map_page(FREE_PLACE(1))) == (int64_t)FREE_PLACE(1));
+		require(run_one(&subject, map_page(0)) == -EPERM);
 		subject_end(&subject);
 		_exit(0);
 	}

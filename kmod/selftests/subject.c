@@ -309,6 +309,13 @@ int run_batch(int pidfd, struct livemig_op *ops, unsigned int count, unsigned in
 	return result;
 }
 
+struct livemig_op map_page(uint64_t addr)
+{
+	return (struct livemig_op){
+		.kind = LIVEMIG_MAP, .addr = addr, .length = PAGE, .prot = PROT_READ
+	};
+}
+
 int64_t run_one(const struct subject *subject, struct livemig_op op)
 {
 	unsigned int done;

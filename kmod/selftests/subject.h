@@ -65,6 +65,9 @@ int device(void);
 /* LIVEMIG_RUN; returns 0 or a negative errno. */
 int run_batch(int pidfd, struct livemig_op *ops, unsigned int count, unsigned int *done);
 
+/* An operation that maps a page which can be read. */
+struct livemig_op map_page(uint64_t addr);
+
 /* Run one operation, which must be looked at; returns its result. */
 int64_t run_one(const struct subject *subject, struct livemig_op op);
 

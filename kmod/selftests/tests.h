@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define NOBODY 65534 /* a user without rights */
+
 struct test {
 	const char *name;
 	void (*run)(void);

@@ -66,12 +66,17 @@ def moving(mapper: Mapper, move: Mover, file: Path) -> Move:
     return move(mapper.app, held=("unshare", "--mount", "sh", "-c", mount, hold_path()))
 
 
-def map_shared(mapper: Mapper, file: Path) -> None:
-    """Have the program map the beginning of a file, shared, for reading."""
+def open_by_name(mapper: Mapper, file: Path, flags: int) -> int:
+    """Have the program open a file, and return the descriptor."""
     memory = Memory(mapper.app.pid)
     memory.write(ARENA, os.fsencode(file) + b"\0")
     memory.close()
-    number = mapper.call(NR_OPEN, ARENA, os.O_RDONLY, 0)
+    return mapper.call(NR_OPEN, ARENA, flags, 0)
+
+
+def map_shared(mapper: Mapper, file: Path) -> None:
+    """Have the program map the beginning of a file, shared, for reading."""
+    number = open_by_name(mapper, file, os.O_RDONLY)
     place = SHARED, PAGES * PAGE, mmap.PROT_READ, mmap.MAP_SHARED | MAP_FIXED_NOREPLACE
     assert mapper.call(NR_MMAP, *place, number, 0) == SHARED
     assert mapper.call(NR_CLOSE, number) == 0
@@ -96,10 +101,7 @@ def replace(file: Path) -> str:
 
 def open_again(mapper: Mapper, file: Path) -> None:
     """Have the program open and map the file by its name, at the same place as before."""
-    memory = Memory(mapper.app.pid)
-    memory.write(ARENA, os.fsencode(file) + b"\0")
-    memory.close()
-    number = mapper.call(NR_OPEN, ARENA, os.O_RDWR, 0)
+    number = open_by_name(mapper, file, os.O_RDWR)
     assert mapper.call(NR_DUP2, number, FILE) == FILE
     assert mapper.call(NR_CLOSE, number) == 0
     assert mapper.call(NR_MUNMAP, PLACE, PAGES * PAGE) == 0

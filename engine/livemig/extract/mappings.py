@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from livemig import vdso
-from livemig.errors import NotCarried, ProcessGone
-from livemig.extract.properties import HINT, Properties, refuse_area
-from livemig.model import Kind, Layout, MappedFile, Mapping
+from livemig.errors import ProcessGone
+from livemig.extract.properties import Properties, refuse_area, refused
+from livemig.model import SHARED, Kind, Layout, MappedFile, Mapping
 from livemig.system import procfs
 from livemig.system.memory import Memory, user_start
 from livemig.system.procfs import Area
@@ -22,7 +22,6 @@ _KINDS = {
     "[vvar_vclock]": Kind.VVAR,
 }
 _PROBED = "[uprobes"  # kernel/events/uprobes.c; "[uprobes-trampoline]" from Linux 6.18 on
-_SHARED = ("ms",)
 
 
 def read_layout(
@@ -82,13 +81,13 @@ def _head(memory: Memory, place: int) -> bytes:
 def _mapping(pid: int, area: Area) -> Mapping:
     """Return what an area is; the same object where it is as it was, so that few are compared."""
     if area.shared and not _only_read(area):
-        raise _refused(pid, area, "shared memory")
+        raise refused(pid, area, "shared memory")
     if area.start < user_start():
-        raise _refused(pid, area, "memory below vm.mmap_min_addr")
+        raise refused(pid, area, "memory below vm.mmap_min_addr")
     if (kind := _KINDS.get(area.name)) is not None:
         return Mapping(area.start, area.end, area.prot, kind)
     if area.name.startswith(_PROBED):
-        raise _refused(
+        raise refused(
             pid,
             area,
             "code of the kernel's for uprobes (perf, bpftrace)",
@@ -97,11 +96,11 @@ def _mapping(pid: int, area: Area) -> Mapping:
     if area.inode == 0 and not area.name.startswith("/"):
         return Mapping(area.start, area.end, area.prot, Kind.ANONYMOUS)
     if area.name.startswith("/anon_hugepage"):
-        raise _refused(pid, area, "huge pages (MAP_HUGETLB)")
+        raise refused(pid, area, "huge pages (MAP_HUGETLB)")
     if procfs.is_deleted(area.name):
-        raise _refused(pid, area, "a mapped file that was deleted")
+        raise refused(pid, area, "a mapped file that was deleted")
     if area.name.startswith("/dev/"):
-        raise _refused(pid, area, "a mapped device")
+        raise refused(pid, area, "a mapped device")
     flags = shown_flags(area)
     return Mapping(area.start, area.end, area.prot, Kind.FILE, area.offset, area.name, flags)
 
@@ -117,19 +116,11 @@ def _only_read(area: Area) -> bool:
 
 def shown_flags(area: Area) -> tuple[str, ...]:
     """Return the flags of an area that are known without smaps."""
-    return _SHARED if area.shared else ()
+    return (SHARED,) if area.shared else ()
 
 
 def _with_flags(mapping: Mapping, flags: tuple[str, ...]) -> Mapping:
     return replace(mapping, flags=tuple(sorted({*mapping.flags, *flags})))
-
-
-def _refused(pid: int, area: Area, what: str, hint: str = HINT) -> NotCarried:
-    name = f" ({area.name})" if area.name else ""
-    return NotCarried(
-        f"process {pid}: {what} at {area.start:#x}-{area.end:#x}{name} cannot be carried",
-        hint=hint,
-    )
 
 
 def refuse_mappings(pid: int) -> None:

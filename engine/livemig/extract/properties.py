@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from livemig.errors import NotCarried
+from livemig.model import SHARED
 from livemig.system import procfs
 from livemig.system.calls import Call, CallCounter
 from livemig.system.procfs import Area, AreaDetails
@@ -20,7 +21,7 @@ CARRIED = frozenset(
 )
 """The VmFlags that are carried."""
 
-HINT = (
+_HINT = (
     "this version carries private mappings of memory and of files that exist, and shared ones of "
     "files that are open for reading alone"
 )
@@ -37,7 +38,7 @@ _REFUSED = {
     "ui": "memory whose page faults a program handles (userfaultfd)",
     "ss": "a shadow stack",
 }
-_WRITTEN = frozenset(("ms", "mw"))  # shared, and of a file that is open for writing, or of none
+_WRITTEN = frozenset((SHARED, "mw"))  # shared, and of a file that is open for writing, or of none
 _FIRST_KEY = 1
 _NONE = "0 kB"
 _SPECIAL = ("[v", "[uprobes")  # the kernel's own, which come by themselves, or are refused
@@ -136,7 +137,7 @@ class Properties:
     def _shares_anew(self, areas: Sequence[Area]) -> bool:
         """Tell whether an area is shared of which it was not read yet whether it can be written."""
         shared = {(area.start, area.end) for area in areas if area.shared}
-        return not shared <= {(start, end) for start, end, _ in self._spans} if shared else False
+        return bool(shared) and not shared <= {(start, end) for start, end, _ in self._spans}
 
     def _holds_new_locks(self) -> bool:
         """Tell whether memory is locked where none was: it is by itself after MCL_FUTURE."""
@@ -176,21 +177,12 @@ def refuse_area(pid: int, area: Area, details: AreaDetails) -> None:
     if area.name.startswith(_SPECIAL):
         return
     for flag in sorted(details.flags - CARRIED - _PLAIN):
-        raise _refused(
-            pid,
-            area,
-            _REFUSED.get(flag, f"memory with a property ({flag}) that is not known"),
-            HINT,
-        )
+        unknown = f"memory with a property ({flag}) that is not known"
+        raise refused(pid, area, _REFUSED.get(flag, unknown))
     if details.flags >= _WRITTEN:
-        raise _refused(
-            pid,
-            area,
-            "shared memory",
-            HINT,
-        )
+        raise refused(pid, area, "shared memory")
     if details.key and not _comes_by_itself(area, details.key):
-        raise _refused(
+        raise refused(
             pid,
             area,
             f"memory with protection key {details.key}",
@@ -207,7 +199,8 @@ def _comes_by_itself(area: Area, key: int) -> bool:
     return area.prot == procfs.PROT_EXEC and key == _FIRST_KEY
 
 
-def _refused(pid: int, area: Area, what: str, hint: str) -> NotCarried:
+def refused(pid: int, area: Area, what: str, hint: str = _HINT) -> NotCarried:
+    """Return the error for an area that cannot be carried, by its address and file."""
     name = f" ({area.name})" if area.name else ""
     place = f"{area.start:#x}-{area.end:#x}{name}"
     return NotCarried(f"process {pid}: {what} at {place} cannot be carried", hint=hint)
