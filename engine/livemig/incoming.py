@@ -64,6 +64,11 @@ class Incoming:
         return self._layout.name if self._layout else ""
 
     @property
+    def passed_over(self) -> str:
+        """Why the device that this host has does not do it; empty where it does, or is none."""
+        return self._layout.passed_over if self._layout else ""
+
+    @property
     def stdin_inode(self) -> int:
         """What tells the container's standard input from every other file; 0 without one."""
         return inode(self._stdin)

@@ -40,9 +40,14 @@ class Change:
 
 
 class LayoutBackend(Protocol):
-    """Changes the layout of a held process."""
+    """Changes the layout of a held process.
+
+    ``passed_over`` says why the device that this host has does not do it; empty where that one was
+    not asked for, or there is none.
+    """
 
     name: str
+    passed_over: str
 
     def move(self, moves: Sequence[Relocation]) -> None:
         """Move memory with its pages (mremap(2)); raises OSError where the kernel refuses.

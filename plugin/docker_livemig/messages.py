@@ -82,11 +82,13 @@ class State:
 class Ready:
     """READY: the target holds all of it; ``state`` is the digest of the STATE that it built.
 
-    ``layout`` is what laid the memory out.
+    ``layout`` is what laid the memory out, ``passed_over`` why the device did not, where there is
+    one.
     """
 
     state: int
     layout: str = ""
+    passed_over: str = ""
 
 
 @dataclass(frozen=True)

@@ -274,13 +274,16 @@ class Move:
             refuse_kept(self._spec, self._resolved.pid)
         digest = state_digest(body)
         ready = self._session.expect(FrameType.READY, Ready)
+        there = self._session.hello
         if ready.state != digest:
-            there = self._session.hello
             raise StateMismatch(
                 f"{there.host} built another state of {self._spec.name} than was sent",
                 hint=f"docker-livemig is {VERSION} here and {there.version} there: is it the same?",
             )
         self.layout = ready.layout
+        if ready.passed_over:
+            why = f"its mremap device was passed over: {ready.passed_over}"
+            self.notes.append(f"{there.host}: {why}")
         self._step("rebuild")
 
     def _digest_pages(self) -> tuple[PageDigest, ...]:

@@ -263,7 +263,8 @@ class Arrival:
             put_typed=incoming.put_typed,
         )
         with suppress(TransferError):  # it stands ready, whether the source hears of it or not
-            self._send(FrameType.READY, Ready(state_digest(to_wire(state)), incoming.backend))
+            digest = state_digest(to_wire(state))
+            self._send(FrameType.READY, Ready(digest, incoming.backend, incoming.passed_over))
         return standing
 
     def _end_watch(self) -> None:

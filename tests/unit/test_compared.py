@@ -74,10 +74,10 @@ def test_without_digests_nothing_is_compared() -> None:
 class Sending(Move):
     """A move whose process is frozen, with a target that has built what it says."""
 
-    def __init__(self, built: int) -> None:
+    def __init__(self, built: int, *how: str) -> None:
         super().__init__(MoveRequest("one", "lmb"), cast("Any", SimpleNamespace(enter=lambda _: 0)))
         hello = Hello(1, "9.9.9", "peer", "lmb")
-        ready = Ready(built, "device")
+        ready = Ready(built, *how)
         self._session = cast(
             "Any", SimpleNamespace(send=lambda *_: None, expect=lambda *_: ready, hello=hello)
         )
@@ -99,3 +99,17 @@ def test_a_target_that_built_another_state_is_told(monkeypatch: pytest.MonkeyPat
     with pytest.raises(StateMismatch, match="lmb built another state of one than") as why:
         Sending(digest ^ 1).send()
     assert "9.9.9 there" in why.value.hint
+
+
+def test_a_device_that_was_passed_over_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "refuse_kept", lambda *_: None)
+    digest = state_digest(to_wire(State(IMAGE)))
+    move = Sending(digest, "stub", "/dev/livemig speaks version 9, not 1")
+    move.send()
+    assert move.layout == "stub"
+    assert move.notes == [
+        "lmb: its mremap device was passed over: /dev/livemig speaks version 9, not 1"
+    ]
+    move = Sending(digest, "device")
+    move.send()
+    assert not move.notes

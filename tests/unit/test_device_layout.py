@@ -219,3 +219,5 @@ def test_what_the_host_has_is_found_by_trying(
         found = lay_out_by(choice, held, root)
         found.close()
         assert found.name == ("device" if there == "device" and choice != "stub" else "stub")
+        stands_against = choice == "auto" and there not in ("device", "nothing")
+        assert bool(found.passed_over) == stands_against

@@ -28,13 +28,15 @@ def lay_out_by(choice: LayoutChoice, held: Held, root: int) -> LayoutBackend:
     With "auto" the device where this host has one that takes the process, otherwise as chosen:
     KernelLacks where it cannot.
     """
+    why = ""
     if choice != STUB:
         try:
             return DeviceLayout(held, root)
         except OSError as error:
             if choice == DEVICE:
                 raise _lacking(error) from error
-    return StubLayout(held, root)
+            why = "" if isinstance(error, FileNotFoundError) else str(error)
+    return StubLayout(held, root, passed_over=why)
 
 
 def _lacking(error: OSError) -> KernelLacks:

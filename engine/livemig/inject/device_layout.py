@@ -30,6 +30,7 @@ class DeviceLayout:
     """
 
     name = DEVICE
+    passed_over = ""
 
     def __init__(self, held: Held, root: int) -> None:
         self._held = held

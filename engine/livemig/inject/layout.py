@@ -45,7 +45,8 @@ class StubLayout:
 
     name = STUB
 
-    def __init__(self, held: Held, root: int) -> None:
+    def __init__(self, held: Held, root: int, *, passed_over: str = "") -> None:
+        self.passed_over = passed_over
         self._held = held
         self._root = root
 
