@@ -14,8 +14,9 @@
 #include <unistd.h>
 
 static const struct thing *const all[] = { scheduling_things, setting_things, timer_things,
-					   memory_things,     rseq_things,    tile_things,
-					   vector_things,     segment_things };
+					   memory_things,     guard_things,   late_things,
+					   rseq_things,	      tile_things,    vector_things,
+					   segment_things };
 static char problem[256];
 
 int bad(const char *format, ...)

@@ -14,6 +14,8 @@ extern const struct thing scheduling_things[];
 extern const struct thing setting_things[];
 extern const struct thing timer_things[];
 extern const struct thing memory_things[];
+extern const struct thing guard_things[];
+extern const struct thing late_things[];
 extern const struct thing rseq_things[];
 extern const struct thing tile_things[];
 extern const struct thing vector_things[];

@@ -1,110 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 /* What memory is beside its bytes. */
 #define _GNU_SOURCE
-#include "state.h"
-#include <errno.h>
+#include "state_area.h"
 #include <fcntl.h>
-#include <pthread.h>
-#include <setjmp.h>
-#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define PAGE 4096L
-#define PAGES 64
-#define SIZE (PAGES * PAGE)
 #define ROOM (64L << 20)
 #define HUGE_SIZE (2L << 20)
-#define GUARD_INSTALL 102
-#define GUARD_REMOVE 103
 #define DROPPABLE 8
-
-static char *area;
-static char wanted[256];
-static sigjmp_buf back;
-
-/* What smaps says of the area that ends at an address, but for what tracking and use change. */
-static long smaps(const char *end, char *flags, size_t size)
-{
-	static char line[512];
-	FILE *file = fopen("/proc/self/smaps", "r");
-	unsigned long first = 0, last = 0;
-	long huge = 0, found = -1;
-
-	if (!file)
-		need(-1, "smaps");
-	while (found < 0 && fgets(line, sizeof(line), file)) {
-		if (sscanf(line, "%lx-%lx ", &first, &last) == 2)
-			continue;
-		sscanf(line, "AnonHugePages: %ld", &huge);
-		if (!strncmp(line, "VmFlags:", 8) && last == (unsigned long)end) {
-			*flags = 0;
-			for (char *word = strtok(line + 8, " \n"); word; word = strtok(NULL, " \n"))
-				if (strcmp(word, "uw") && strcmp(word, "sd") &&
-				    strlen(flags) + 4 < size)
-					strcat(strcat(flags, word), " ");
-			found = huge;
-		}
-	}
-	fclose(file);
-	return found;
-}
-
-static void mark(char *place, int pages)
-{
-	for (int i = 0; i < pages; i++)
-		*(uint64_t *)(place + i * PAGE) = 0x1000 + i;
-}
-
-static int marked(const char *place, int pages)
-{
-	for (int i = 0; i < pages; i++)
-		if (*(const uint64_t *)(place + i * PAGE) != 0x1000UL + i)
-			return bad("page %d", i);
-	return 0;
-}
-
-/* Between two holes, so that it is an area of its own whatever it is like. */
-static char *map(int flags, long size)
-{
-	char *place = mmap(NULL, size + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	place = mmap(place + PAGE, size, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS | MAP_FIXED,
-		     -1, 0);
-	if (place == MAP_FAILED)
-		lacks();
-	return place;
-}
-
-static void note(void)
-{
-	if (smaps(area + SIZE, wanted, sizeof(wanted)) < 0)
-		need(-1, "no such area");
-}
-
-static int flags_check(void)
-{
-	char found[256] = "none";
-
-	smaps(area + SIZE, found, sizeof(found));
-	if (strcmp(found, wanted))
-		return bad("%s, not %s", found, wanted);
-	return marked(area, PAGES);
-}
-
-static void advised(int advice)
-{
-	area = map(MAP_PRIVATE, SIZE);
-	if (madvise(area, SIZE, advice))
-		lacks();
-	mark(area, PAGES);
-	note();
-}
 
 static void dont_dump(void)
 {
@@ -268,24 +176,6 @@ static int growing_check(void)
 	return flags_check();
 }
 
-static void caught(int number)
-{
-	siglongjmp(back, number);
-}
-
-static int faults(volatile char *place)
-{
-	int result = 1;
-
-	signal(SIGSEGV, caught);
-	if (!sigsetjmp(back, 1)) {
-		(void)*place;
-		result = 0;
-	}
-	signal(SIGSEGV, SIG_DFL);
-	return result;
-}
-
 /* Memory that can be executed alone: the kernel has a key for it where the CPU has keys. */
 static void only_executed(void)
 {
@@ -311,189 +201,6 @@ static void key(void)
 {
 	if (syscall(SYS_pkey_alloc, 0, 0) < 0)
 		lacks();
-}
-
-static int guards; /* page 3 to 5, and 9 */
-
-static void guard(void)
-{
-	if (madvise(area + 3 * PAGE, 3 * PAGE, GUARD_INSTALL) ||
-	    madvise(area + 9 * PAGE, PAGE, GUARD_INSTALL))
-		lacks();
-	guards = 1;
-}
-
-static void guarded(void)
-{
-	area = map(MAP_PRIVATE, SIZE);
-	mark(area, PAGES);
-	guard();
-}
-
-static int guarded_check(void)
-{
-	for (int i = 0; i < PAGES; i++) {
-		int guarded = guards && ((i >= 3 && i < 6) || i == 9);
-
-		if (faults(area + i * PAGE) != guarded)
-			return bad("page %d does %s", i, guarded ? "not fault" : "fault");
-		if (!guarded && *(uint64_t *)(area + i * PAGE) != 0x1000UL + i)
-			return bad("page %d", i);
-	}
-	return 0;
-}
-
-/* In a file that is shared for reading: our own program. */
-static void guarded_file(void)
-{
-	int file = open("/proc/self/exe", O_RDONLY);
-
-	area = mmap(NULL, 3 * PAGE, PROT_READ, MAP_SHARED, file, 0);
-	if (area == MAP_FAILED || madvise(area + PAGE, PAGE, GUARD_INSTALL))
-		lacks(); /* before Linux 6.15 */
-}
-
-static int guarded_file_check(void)
-{
-	for (int i = 0; i < 3; i++)
-		if (faults(area + i * PAGE) != (i == 1))
-			return bad("page %d", i);
-	return 0;
-}
-
-static void late_guard(void)
-{
-	area = map(MAP_PRIVATE, SIZE);
-	mark(area, PAGES);
-	if (madvise(map(MAP_PRIVATE, PAGE), PAGE, GUARD_INSTALL))
-		lacks(); /* before it is too late */
-}
-
-static int late_guard_now(void)
-{
-	guard();
-	return 0;
-}
-
-static void late_advice(void)
-{
-	area = map(MAP_PRIVATE, SIZE);
-	mark(area, PAGES);
-	note();
-}
-
-static int late_advice_now(void)
-{
-	need(madvise(area, SIZE, MADV_DONTDUMP), "madvise");
-	need(mlock(area, SIZE), "mlock");
-	note();
-	return 0;
-}
-
-static void *advise(void *nothing)
-{
-	need(madvise(area, SIZE, MADV_DONTDUMP), "madvise");
-	note();
-	return nothing;
-}
-
-static void in_thread(void *(*work)(void *))
-{
-	pthread_t thread;
-
-	need(-pthread_create(&thread, NULL, work, NULL), "pthread_create");
-	pthread_join(thread, NULL);
-}
-
-static void *idle(void *nothing)
-{
-	return nothing;
-}
-
-/* Whose stack is used again, so that no call of the first thread makes a second one. */
-static void late_thread(void)
-{
-	late_advice();
-	in_thread(idle);
-}
-
-static int late_thread_now(void)
-{
-	in_thread(advise);
-	return 0;
-}
-
-/* One area becomes two, of which the first is as it was. */
-static int late_part_now(void)
-{
-	need(madvise(area + SIZE / 2, SIZE / 2, MADV_DONTDUMP), "madvise");
-	note();
-	return 0;
-}
-
-/* Two areas become one, without a change of what was advised. */
-static void late_join(void)
-{
-	advised(MADV_DONTDUMP);
-	need(mprotect(area, SIZE / 2, PROT_READ), "mprotect");
-	note();
-}
-
-static int late_join_now(void)
-{
-	need(mprotect(area, SIZE / 2, PROT_READ | PROT_WRITE), "mprotect");
-	note();
-	return 0;
-}
-
-/* Mapped where huge pages are not wanted, by kernels from 6.7 on. */
-static int late_stack_now(void)
-{
-	area = map(MAP_PRIVATE | MAP_STACK, SIZE);
-	mark(area, PAGES);
-	note();
-	return 0;
-}
-
-/* Nothing is mapped from here on, before it is asked for. */
-static void late_future(void)
-{
-	late_advice();
-	need(mlockall(MCL_FUTURE), "mlockall");
-}
-
-static int late_future_now(void)
-{
-	area = map(MAP_PRIVATE, SIZE);
-	mark(area, PAGES);
-	note();
-	return 0;
-}
-
-static int late_future_heap_now(void)
-{
-	area = sbrk(SIZE);
-	mark(area, PAGES);
-	note();
-	return 0;
-}
-
-/* Takes the advice away again, at a place that has just been mapped anew. */
-static void late_anew(void)
-{
-	advised(MADV_DONTFORK);
-	need(mlock(area, SIZE), "mlock");
-	note();
-}
-
-static int late_anew_now(void)
-{
-	need(munmap(area, SIZE), "munmap");
-	area = mmap(area, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
-		    0);
-	mark(area, PAGES);
-	note();
-	return 0;
 }
 
 /* Huge pages, and small ones where huge ones could be; more of them than of all else. */
@@ -585,20 +292,9 @@ const struct thing memory_things[] = {
 	{ "future-locked", future_locked, future_check, NULL },
 	{ "future-on-fault", future_on_fault, future_check, NULL },
 	{ "growing", growing, growing_check, NULL },
-	{ "guarded", guarded, guarded_check, NULL },
-	{ "guarded-file", guarded_file, guarded_file_check, NULL },
 	{ "only-executed", only_executed, only_executed_check, NULL },
 	{ "key", key, NULL, NULL },
 	{ "huge-pages", huge_pages, huge_pages_check, NULL },
 	{ "only-read", only_read, only_read_check, NULL },
-	{ "late-guard", late_guard, guarded_check, late_guard_now },
-	{ "late-advice", late_advice, flags_check, late_advice_now },
-	{ "late-thread", late_thread, flags_check, late_thread_now },
-	{ "late-part", late_advice, flags_check, late_part_now },
-	{ "late-join", late_join, flags_check, late_join_now },
-	{ "late-stack", late_advice, flags_check, late_stack_now },
-	{ "late-future", late_future, flags_check, late_future_now },
-	{ "late-future-heap", late_future, flags_check, late_future_heap_now },
-	{ "late-anew", late_anew, flags_check, late_anew_now },
 	{ NULL, NULL, NULL, NULL },
 };
