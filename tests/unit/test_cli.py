@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from docker_livemig import cli, hosts
+from docker_livemig import cli, hosts, options
 from docker_livemig.exits import EXIT_CODES
 from docker_livemig.version import VERSION
 from livemig.errors import LivemigError, UsageError
@@ -84,28 +84,28 @@ def requested(place: Path) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("argv", "given", "words"),
     [
-        (["livemig", "web", "b"], cli.Globals(), ["web", "b"]),
-        (["web", "b"], cli.Globals(), ["web", "b"]),
-        (["peer", "--stdio"], cli.Globals(), ["peer", "--stdio"]),
-        (["--help"], cli.Globals(), ["--help"]),
-        (["--verify", "web", "b"], cli.Globals(), ["--verify", "web", "b"]),
-        (["help", "livemig"], cli.Globals(), ["--help"]),
-        (["help", "livemig", "setup"], cli.Globals(), ["setup", "--help"]),
-        (["--context", "x", "livemig", "a"], cli.Globals(context="x"), ["a"]),
-        (["--context=x", "livemig", "a"], cli.Globals(context="x"), ["a"]),
-        (["-c", "x", "livemig"], cli.Globals(context="x"), []),
-        (["-cx", "livemig"], cli.Globals(context="x"), []),
-        (["-c=x", "livemig"], cli.Globals(context="x"), []),
-        (["-H", "ssh://b", "livemig"], cli.Globals(host="ssh://b"), []),
-        (["--host", "ssh://b", "-D", "livemig"], cli.Globals(host="ssh://b", debug=True), []),
-        (["--debug=false", "livemig"], cli.Globals(), []),
-        (["-l", "debug", "--tlsverify", "--tlscacert", "f", "livemig"], cli.Globals(), []),
-        (["--config", "/c", "livemig", "livemig", "b"], cli.Globals("/c"), ["livemig", "b"]),
-        (["-c", "livemig", "livemig", "a"], cli.Globals(context="livemig"), ["a"]),
+        (["livemig", "web", "b"], options.Globals(), ["web", "b"]),
+        (["web", "b"], options.Globals(), ["web", "b"]),
+        (["peer", "--stdio"], options.Globals(), ["peer", "--stdio"]),
+        (["--help"], options.Globals(), ["--help"]),
+        (["--verify", "web", "b"], options.Globals(), ["--verify", "web", "b"]),
+        (["help", "livemig"], options.Globals(), ["--help"]),
+        (["help", "livemig", "setup"], options.Globals(), ["setup", "--help"]),
+        (["--context", "x", "livemig", "a"], options.Globals(context="x"), ["a"]),
+        (["--context=x", "livemig", "a"], options.Globals(context="x"), ["a"]),
+        (["-c", "x", "livemig"], options.Globals(context="x"), []),
+        (["-cx", "livemig"], options.Globals(context="x"), []),
+        (["-c=x", "livemig"], options.Globals(context="x"), []),
+        (["-H", "ssh://b", "livemig"], options.Globals(host="ssh://b"), []),
+        (["--host", "ssh://b", "-D", "livemig"], options.Globals(host="ssh://b", debug=True), []),
+        (["--debug=false", "livemig"], options.Globals(), []),
+        (["-l", "debug", "--tlsverify", "--tlscacert", "f", "livemig"], options.Globals(), []),
+        (["--config", "/c", "livemig", "livemig", "b"], options.Globals("/c"), ["livemig", "b"]),
+        (["-c", "livemig", "livemig", "a"], options.Globals(context="livemig"), ["a"]),
     ],
 )
-def test_options_of_docker(argv: list[str], given: cli.Globals, words: list[str]) -> None:
-    assert cli.split_globals(argv) == (given, words)
+def test_options_of_docker(argv: list[str], given: options.Globals, words: list[str]) -> None:
+    assert options.split_globals(argv) == (given, words)
 
 
 @pytest.mark.parametrize(
@@ -178,10 +178,10 @@ def test_every_option_reaches_the_peer(place: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.usefixtures("place")
 def test_the_local_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_AUTH_SOCK", "/agent")
-    options = cli.move_parser().parse_args(["web", "b"])
-    request = cli.make_request(options, "unix:///run/a.sock", "/agent")
+    words = options.move_parser().parse_args(["web", "b"])
+    request = options.make_request(words, "unix:///run/a.sock", "/agent")
     assert (request.docker_host, request.ssh_agent) == ("unix:///run/a.sock", "/agent")
-    request = cli.make_request(options, "ssh://a", "/agent")
+    request = options.make_request(words, "ssh://a", "/agent")
     assert (request.docker_host, request.ssh_agent) == ("", "")  # they are on another host
 
 
