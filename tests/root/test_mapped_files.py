@@ -21,8 +21,11 @@ from tests.root.loopback import Move, Mover
 from tests.root.mapper import (
     ARENA,
     FILE,
+    FIXED,
     HUGE,
+    MAYMOVE,
     NR_MMAP,
+    NR_MREMAP,
     NR_MUNMAP,
     PAGE,
     PEEK,
@@ -190,7 +193,12 @@ def test_a_file_that_is_shared_for_reading_is_shared_again(
 def test_a_file_that_is_shared_after_a_look_at_the_layout_can_wait(
     mapper: Mapper, move: Mover, file: Path, tracker: TrackerChoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It cannot be watched, as nobody can write to it, and is where there was nothing yet."""
+    """It cannot be watched, as nobody can write to it, and is where there was nothing yet.
+
+    What else was mapped then is not split: mremap(2) would fail.
+    """
+    near, far, size = SHARED - 64 * PAGE, SHARED - 32 * PAGE, 16 * PAGE
+    mapper.map(near, 8)
     moving = move(mapper.app, tracker=tracker)
     moving.round()
     mapper.command(POKE, 8, PLACE, PAGE)
@@ -201,11 +209,38 @@ def test_a_file_that_is_shared_after_a_look_at_the_layout_can_wait(
         if not looked:
             looked.append(layout)
             map_shared(mapper, file)
+            mapper.map(near, 16)
         return layout
 
     monkeypatch.setattr("livemig.rounds.read_layout", look_and_map)
     moving.round()
     assert looked
+    assert mapper.call(NR_MREMAP, near, size, size, MAYMOVE | FIXED, far) == far
     moving.freeze()
     check(mapper, moving)
     assert any(each.shared for each in read_areas(mapper.app.pid))
+
+
+def test_memory_that_takes_the_place_of_a_shared_file_can_be_moved_as_one(
+    mapper: Mapper, move: Mover, file: Path, tracker: TrackerChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file was not to be watched; what is there now, and beyond both of its ends, is."""
+    near, far, size = SHARED - 8 * PAGE, SHARED - 64 * PAGE, 2 * PAGES * PAGE
+    map_shared(mapper, file)
+    moving = move(mapper.app, tracker=tracker)
+    moving.round()
+    looked: list[Layout] = []
+
+    def look_and_map(*args: Any, **how: Any) -> Layout:
+        layout = read_layout(*args, **how)
+        if not looked:
+            looked.append(layout)
+            mapper.map(near, 2 * PAGES)
+        return layout
+
+    monkeypatch.setattr("livemig.rounds.read_layout", look_and_map)
+    moving.round()
+    assert looked
+    assert mapper.call(NR_MREMAP, near, size, size, MAYMOVE | FIXED, far) == far
+    moving.freeze()
+    check(mapper, moving)

@@ -144,6 +144,50 @@ def test_a_neighbour_that_comes_does_not_hide_writes(
     assert differing(mapper.app, moving.target) == []
 
 
+def test_what_is_mapped_while_it_begins_to_watch_can_be_moved_as_one(
+    mapper: Mapper, move: Mover, tracker: TrackerChoice
+) -> None:
+    """mremap(2) fails on two areas at once, and what is watched in part, is two."""
+    near, far, size = ARENA + HUGE, ARENA + HUGE + 64 * PAGE, 16 * PAGE
+    mapper.call(NR_MUNMAP, near, 128 * PAGE)
+    mapper.map(near, 8)
+    moving = move(mapper.app, tracker=tracker)
+    frames: list[int] = []
+
+    def grow() -> None:
+        if not frames:  # the mappings have been read
+            mapper.map(near, 16)
+            mapper.command(FILL, 5, near, size)
+            mapper.answers()
+        frames.append(1)
+
+    moving.between = grow
+    moving.round()
+    assert len(frames) > 1
+    assert mapper.call(NR_MREMAP, near, size, size, MAYMOVE | FIXED, far) == far
+    moving.freeze()
+    assert differing(mapper.app, moving.target) == []
+
+
+def test_who_moves_memory_without_pause_goes_on(
+    start: Start, programs: Path, move: Mover, tracker: TrackerChoice
+) -> None:
+    """The program ends where a call fails that would not without a tracker."""
+    app = start(programs / "mover")
+    before = 0
+    for _ in range(6):
+        moving = move(app, tracker=tracker)
+        for _ in range(3):
+            moving.round()
+        moving.freeze()
+        assert differing(app, moving.target) == []
+        moving.give_up()
+        _, count, wrong = map(int, app.ask("how").split())
+        assert wrong == 0
+        assert count > before
+        before = count
+
+
 @pytest.mark.parametrize("advice", [[], ["hugepage"], ["hugepage", "collapse"]])
 @pytest.mark.parametrize("late", [True, False], ids=["frozen", "between-rounds"])
 def test_memory_without_a_page_table_is_seen_to_be_gone(

@@ -21,6 +21,8 @@ CHOSEN = (
     "tests/root/test_moves.py::test_all_is_as_it_was[freezer-v2-live]",
     "tests/root/test_moves.py::test_it_is_confined_as_it_was",
     "tests/root/test_tracker.py::test_no_page_is_missed[soft-dirty-1]",
+    "tests/root/test_tracker.py::test_what_is_mapped_while_it_begins_to_watch_can_be_moved_as_one[soft-dirty]",
+    "tests/root/test_tracker.py::test_who_moves_memory_without_pause_goes_on[soft-dirty]",
     "tests/root/test_refusals.py::test_a_thread_is_refused_before_it_is_borrowed[io-ports-early]",
     "tests/root/test_refusals.py::test_a_thread_is_refused_before_it_is_borrowed[io-ports-late]",
     "tests/docker/test_move.py::test_the_tracker_and_the_layout_that_were_asked_for_are_named[soft-dirty]",

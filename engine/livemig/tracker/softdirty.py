@@ -5,12 +5,14 @@ bit again (Documentation/admin-guide/mm/soft-dirty.rst). Four things the bits do
 
 - What is written between reading a page's bit and clearing it. So the process is stopped for as
   long as both take; what was read is looked through when it runs again. The first round needs no
-  bits, and no stop: it clears them, and then sends everything.
+  bits: it clears them, and then sends everything.
 - That memory was replaced. A whole page table that mremap moves keeps its bits clear
   (mm/mremap.c, move_normal_pmd). So every anonymous mapping is registered with a userfaultfd, which
   protects nothing and costs nothing: mremap drops the registration of what it moves, and what is
   new never had one. All of a mapping that is not registered counts as written. Mappings of files
-  cannot be registered: in those a whole page table's worth always counts.
+  cannot be registered: in those a whole page table's worth always counts. What is registered in
+  part is split by the kernel, and the application's mremap of both parts fails: so the process is
+  stopped in the first round, too, while all that it has mapped then is registered.
 - Which page of a huge page was written: that has one bit. So where all of a page table's worth is
   dirty, hashes of what was last sent tell what is another.
 - That a page was given up. Every look finds which pages the process owns, so this is seen there.
@@ -28,7 +30,7 @@ from contextlib import suppress
 from livemig.infect import Loan
 from livemig.intervals import Span, intersect, merged, subtract, total
 from livemig.model import SOFT_DIRTY, Kind, Mapping
-from livemig.pagemap import Entries, Pagemap, zero_frame
+from livemig.pagemap import Pagemap, zero_frame
 from livemig.relocation import Relocation
 from livemig.system import procfs, uffd
 from livemig.system.memory import PAGE_SIZE
@@ -68,19 +70,21 @@ class SoftDirty(Knowing):
     def written(self, mappings: Sequence[Mapping], held: list[Span], *, frozen: bool) -> Written:
         """Return what changed since the last call; see Tracker."""
         if frozen:
-            replaced, entries = self._look(mappings)
+            unwatched, tables = self._look()
+            entries = self._process.pagemap.entries(mappings)
         elif self._first:
             self._first = False
-            self._begin(mappings)
-            replaced = [(mapping.start, mapping.end) for mapping in mappings]
+            self._begin()
+            unwatched, tables = [(mapping.start, mapping.end) for mapping in mappings], []
             entries = self._process.pagemap.entries(mappings)
         else:
             with self._process.pause():
-                replaced, entries = self._look(mappings)
-                self._watch(replaced)
+                unwatched, tables = self._look()
+                entries = self._process.pagemap.entries(mappings)
+                self._watch(unwatched)
                 procfs.clear_soft_dirty(self._process.pid)
         own = entries.owned()
-        dirty = merged([*entries.dirty(), *intersect(own, merged(replaced))])
+        dirty = merged([*entries.dirty(), *intersect(own, merged([*unwatched, *tables]))])
         self._sent.keep(held)
         come, self._moved = intersect(intersect(own, held), self._moved), []
         single, whole = _split(subtract(intersect(dirty, held), come))
@@ -93,27 +97,29 @@ class SoftDirty(Knowing):
         super().moved(held, moves)
         self._moved = merged((to, to + end - start) for start, end, to in moves)
 
-    def _begin(self, mappings: Sequence[Mapping]) -> None:
-        self._watch((each.start, each.end) for each in mappings if each.kind is not Kind.FILE)
+    def _begin(self) -> None:
+        with self._process.pause():
+            self._watch(self._look()[0])
         procfs.clear_soft_dirty(self._process.pid)
         await_direct_reads(self._process)
 
-    def _look(self, mappings: Sequence[Mapping]) -> tuple[list[Span], Entries]:
-        """Return what may be other memory than before, and what the page map says, at one time.
+    def _look(self) -> tuple[list[Span], list[Span]]:
+        """Return what may be other memory than before: mappings, and whole page tables of files.
 
         The mappings as they are now are looked at: those that were read before the process was
         stopped may be others.
         """
-        replaced: list[Span] = []
+        unwatched: list[Span] = []
+        tables: list[Span] = []
         for area in procfs.read_areas(self._process.pid):
             if area.name.startswith("/"):
-                replaced += _whole_tables((area.start, area.end))
+                tables += _whole_tables((area.start, area.end))
             elif not uffd.is_registered(self._descriptor, area.start):
-                replaced.append((area.start, area.end))
-        return replaced, self._process.pagemap.entries(mappings)
+                unwatched.append((area.start, area.end))
+        return unwatched, tables
 
     def _watch(self, spans: Iterable[Span]) -> None:
-        """Register memory; what cannot be counts as replaced each time."""
+        """Register whole mappings; those that cannot be count as replaced each time."""
         for start, end in spans:
             try:
                 uffd.register(self._descriptor, start, end)

@@ -12,7 +12,7 @@ from livemig.intervals import Span, clipped, intersect, merged, subtract, total
 from livemig.model import WRITE_PROTECT, Kind, Mapping
 from livemig.pagemap import Pagemap, carried, not_carried
 from livemig.relocation import Relocation
-from livemig.system import uffd
+from livemig.system import procfs, uffd
 from livemig.system.memory import USER_END
 from livemig.tracker.base import Forgetful, Watched, Written, lacking
 from livemig.tracker.direct import await_direct_reads
@@ -105,22 +105,24 @@ class WriteProtectScan(Forgetful):
         The kernel splits a mapping where what is registered begins or ends, and mremap(2) fails on
         both parts together: so that is never within memory that the application may write to.
         """
-        for span in _watchable(mappings):
+        if frozen or all(each.kind.is_kernels for each in not_carried(mappings)):
             try:
-                uffd.register(self._descriptor, *span)
-            except OSError as error:
-                if error.errno not in _UNWATCHABLE:
+                for span in _watchable(mappings):
+                    uffd.register(self._descriptor, *span)
+                return
+            except OSError as error:  # something came that cannot be watched
+                if frozen or error.errno not in _UNWATCHABLE:
                     raise
-                self._register_each(span, mappings, frozen=frozen)
+        self._register_each()
 
-    def _register_each(self, within: Span, mappings: Sequence[Mapping], *, frozen: bool) -> None:
-        """Watch what can be watched, where there is something in a range that cannot."""
-        for mapping in carried(mappings):
-            if within[0] <= mapping.start < within[1]:
+    def _register_each(self) -> None:
+        """Watch what can be watched, mapping by mapping, as they are now."""
+        with self._process.pause():
+            for area in procfs.read_areas(self._process.pid):
                 try:
-                    uffd.register(self._descriptor, mapping.start, mapping.end)
+                    uffd.register(self._descriptor, area.start, area.end)
                 except OSError as error:
-                    if frozen or error.errno not in _UNWATCHABLE:
+                    if error.errno not in _UNWATCHABLE:
                         raise
 
     def _look(
