@@ -121,10 +121,7 @@ def end(api: docker.APIClient, journal: Journal) -> None:
     if copy.status == "gone":
         return
     if copy.lives:
-        freezer = freezer_of(copy.pid)  # a process that has ended does not lead there
         lifecycle.kill(api, spec.id)
-        if freezer:
-            freezer.thaw()
     keep = bool(details.get("keep_source"))
     name = lifecycle.kept_name(spec, journal.move_id)
     lifecycle.remove_source(api, spec, keep=keep, new_name=name)
@@ -138,9 +135,7 @@ def discard(api: docker.APIClient, journal: Journal) -> None:
     details = journal.details()
     container = details.get("container") or _made_by(api, journal)
     if container:
-        copy = look(api, container)
-        freezer = freezer_of(copy.pid) if copy.lives else None
-        lifecycle.remove(api, container, freezer.thaw if freezer else None)
+        lifecycle.remove(api, container)
     if loaded := details.get("loaded"):
         images.remove_loaded(api, from_wire(Loaded, loaded))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +20,7 @@ from docker_livemig import hold
 from docker_livemig.containers import NO_POLICY, ContainerSpec
 from docker_livemig.engine_api import FAILURES, timed_out, translating
 from livemig.errors import InternalError, ProcessGone, TransferError
+from livemig.freezer import Freezer
 
 REMOVE_LIMIT = 30.0
 """Seconds that a container has to go."""
@@ -117,7 +117,11 @@ def stop_limit(config: dict[str, Any]) -> int:
 
 
 def kill(api: docker.APIClient, container_id: str) -> None:
-    """Send SIGKILL to PID 1 without Docker, which would not for one that it thinks is paused."""
+    """End PID 1 without Docker, which would not for one that it thinks is paused.
+
+    It is thawed then, and runs no instruction: until then cgroup v1 keeps a frozen process, and of
+    one in cgroup v2 runc says that it is paused, so that Docker would remove it in part only.
+    """
     with translating(f"looking at container {container_id[:12]}", TransferError):
         pid = int(_state(api, container_id)["Pid"])
     if not pid:
@@ -127,25 +131,19 @@ def kill(api: docker.APIClient, container_id: str) -> None:
     except ProcessLookupError:
         return
     try:
-        with open(f"/proc/{pid}/cgroup") as groups:
-            if container_id in groups.read():  # and not a later process of that number
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        freezer = Freezer.of_process(pid)
+        if container_id in str(freezer.directory):  # and not a later process of that number
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            freezer.thaw()
     except (ProcessLookupError, FileNotFoundError):
-        pass
+        pass  # it has ended
     finally:
         os.close(handle)
 
 
-def remove(
-    api: docker.APIClient, container_id: str, thaw: Callable[[], None] | None = None
-) -> None:
-    """Remove a container of this host in whatever state it is, its hold too; may be called again.
-
-    ``thaw`` is called once its processes are killed, for one that was frozen behind Docker's back.
-    """
+def remove(api: docker.APIClient, container_id: str) -> None:
+    """Remove a container of this host in whatever state it is, its hold too; again is no error."""
     kill(api, container_id)
-    if thaw:
-        thaw()
     remove_ended(api, container_id, volumes=True)
     hold.forget(container_id)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import requests
@@ -23,6 +26,8 @@ from docker_livemig.lifecycle import (
     unpause,
 )
 from livemig.errors import InternalError, LivemigError, NoDocker, ProcessGone, TransferError
+from livemig.freezer import Freezer
+from tests import pace
 from tests.unit.test_containers import SPEC, answer
 
 
@@ -197,3 +202,26 @@ def test_one_that_somebody_else_removes_is_waited_for() -> None:
     engine.after = lambda: engine._failures.update(wait=[answer("No such container", 404)])
     remove_ended(engine, SPEC.id, volumes=False)
     assert [name for name, _ in engine.asked] == ["remove_container", "wait"]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_is_killed_is_thawed_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    """Killed, it may be reaped before anything else is asked: no way leads to its cgroup then."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+
+        def thaw() -> None:
+            process.wait(pace.limit(10))  # it got the signal first
+
+        def freezer_of(pid: int) -> SimpleNamespace:
+            assert pid == process.pid
+            assert process.poll() is None
+            directory = Path("/sys/fs/cgroup/docker", SPEC.id if ours else "another")
+            return SimpleNamespace(directory=directory, thaw=thaw)
+
+        monkeypatch.setattr(Freezer, "of_process", freezer_of)
+        lifecycle.kill(cast("Any", Engine("running", process.pid)), SPEC.id)
+        assert process.returncode == (-signal.SIGKILL if ours else None)
+        process.kill()
+    lifecycle.kill(cast("Any", Engine("exited", process.pid)), SPEC.id)

@@ -13,6 +13,7 @@ import pytest
 
 import docker_livemig
 from docker_livemig import hold
+from livemig.system.procfs import read_stat
 from tests import pace
 
 RUNTIME = Path(docker_livemig.__file__).with_name("livemig-runc")
@@ -249,3 +250,30 @@ def test_a_call_that_is_not_ours_loads_nothing_but_the_interpreter(tmp_path: Pat
     assert "posixpath" in done.stderr
     assert "json" not in done.stderr
     assert RUNTIME.read_text().splitlines()[0] == "#!/usr/bin/python3 -IS"
+
+
+@pytest.mark.parametrize("ended", ["no", "zombie", "reaped", "its-number-is-anothers", "unknown"])
+def test_what_is_left_of_a_held_container_that_has_ended_is_thawed(
+    call: Call, called: Called, bundle: Path, tmp_path: Path, ended: str
+) -> None:
+    """Runc takes a frozen cgroup for a paused container, and does not remove it."""
+    hold.pend(ID, Path("/bin/true"))
+    call("create", "--bundle", str(bundle), ID)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        begun = int(read_stat(process.pid)[21])
+        state = {"init_process_pid": process.pid, "init_process_start": begun}
+        if ended == "its-number-is-anothers":
+            state["init_process_start"] -= 1
+        if ended != "unknown":
+            (tmp_path / "root" / ID).mkdir(parents=True)
+            (tmp_path / "root" / ID / "state.json").write_text(json.dumps(state))
+        if ended in ("zombie", "reaped"):
+            process.kill()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        if ended == "reaped":
+            process.wait()
+        code = call("--root", str(tmp_path / "root"), "resume", ID).returncode
+        process.kill()
+    refused = ended in ("no", "unknown")
+    assert (code, called() is None) == ((1, True) if refused else (7, False))
+    assert hold.state(ID) == "held"
