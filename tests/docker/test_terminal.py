@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from livemig.errors import Cancelled, NotCarried
 from livemig.frames import FrameType
+from tests import pace
 from tests.docker import cutter
 from tests.docker.commands import Command
 from tests.docker.consoles import DETACH, Console
@@ -165,6 +167,7 @@ def test_a_move_that_is_undone(pair: Pair, recorder_image: str) -> None:
         console.end()
 
 
+AHEAD = 50  # lines that are typed and not answered yet
 READERS = {
     "canonical": ['while IFS= read -r line; do echo "<$line>"; done'],
     "readline": [],
@@ -195,8 +198,12 @@ def test_typing_all_the_time(pair: Pair, recorder_image: str, reader: str, mode:
         typist.start()
         try:
             console.until(b"<000050>")
-            move(source, NAME, target, "--mode", mode)
-            console.end()
+            with ThreadPoolExecutor(1) as worker:
+                moving = worker.submit(move, source, NAME, target, "--mode", mode)
+                try:
+                    console.end(pace.limit(90))  # it reads: a full pipe would mix echo and answers
+                finally:
+                    moving.result()
         finally:
             stop.set()
             typist.join()
@@ -208,7 +215,7 @@ def test_typing_all_the_time(pair: Pair, recorder_image: str, reader: str, mode:
     log = logged(target, "<999999>").encode()
     numbers = [int(each) for each in re.findall(rb"<(\d{6})>\r?\n", shown + log)]
     assert numbers[-1] == 999999
-    assert numbers[:-1] == list(range(len(numbers) - 1))
+    assert numbers[:-1] == list(range(len(numbers) - 1)), (shown[-400:], log[:400])
     if script:
         # At its end the command lets its own terminal echo again: that is out of order.
         echoed = {int(each) for each in re.findall(rb"(?<!<)(\d{6})\r\n", shown)}
@@ -217,9 +224,14 @@ def test_typing_all_the_time(pair: Pair, recorder_image: str, reader: str, mode:
 
 
 def type_on(console: Console, key: bytes, stop: threading.Event) -> None:
-    """Type lines until nobody listens any more."""
-    number = 1
+    """Type lines until nobody listens any more, and no faster than they are answered."""
+    number, looked, answered = 1, 0, 0
     while not stop.wait(0.002):
+        seen = console.all
+        answered += seen.count(b">\r\n", looked)
+        looked = max(len(seen) - 2, 0)
+        if number - answered > AHEAD:
+            continue
         try:
             console.type(key % number)
         except (OSError, AssertionError):
