@@ -11,7 +11,6 @@ import os
 import select
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +56,8 @@ class Freezer:
         unified = None
         for line in procfs.read_text(f"/proc/{pid}/cgroup").splitlines():
             _, controllers, path = line.split(":", 2)
+            if path.endswith(" (deleted)"):
+                raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended, and so its cgroup")
             if "freezer" in controllers.split(","):
                 _require_inside(pid, path)
                 return cls(_ROOT / "freezer" / path.lstrip("/"), version=1)
@@ -93,8 +94,11 @@ class Freezer:
 
     def thaw(self) -> None:
         """Let all processes run; a cgroup that is gone is no error, for it has none."""
-        with suppress(FileNotFoundError):
+        try:
             procfs.write_text(f"{self.directory}/{self._interface.switch}", self._interface.thaw)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
 
     def frozen(self) -> bool:
         """Tell whether all processes are frozen."""

@@ -133,7 +133,8 @@ def kill(api: docker.APIClient, container_id: str) -> None:
     try:
         freezer = Freezer.of_process(pid)
         if container_id in str(freezer.directory):  # and not a later process of that number
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
             freezer.thaw()
     except (ProcessLookupError, FileNotFoundError):
         pass  # it has ended

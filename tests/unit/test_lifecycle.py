@@ -204,6 +204,21 @@ def test_one_that_somebody_else_removes_is_waited_for() -> None:
     assert [name for name, _ in engine.asked] == ["remove_container", "wait"]
 
 
+def test_what_ends_as_it_is_killed_is_thawed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    thawed = []
+    freezer = SimpleNamespace(
+        directory=Path("/sys/fs/cgroup", SPEC.id), thaw=lambda: thawed.append(1)
+    )
+
+    def signal_to(*_: object) -> None:
+        raise ProcessLookupError
+
+    monkeypatch.setattr(Freezer, "of_process", lambda _: freezer)
+    monkeypatch.setattr("signal.pidfd_send_signal", signal_to)
+    lifecycle.kill(cast("Any", Engine("running", os.getpid())), SPEC.id)
+    assert thawed
+
+
 @pytest.mark.parametrize("ours", [True, False])
 def test_what_is_killed_is_thawed_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch, ours: bool

@@ -259,7 +259,9 @@ def test_what_is_left_of_a_held_container_that_has_ended_is_thawed(
     """Runc takes a frozen cgroup for a paused container, and does not remove it."""
     hold.pend(ID, Path("/bin/true"))
     call("create", "--bundle", str(bundle), ID)
-    with subprocess.Popen(["sleep", "60"]) as process:
+    program = tmp_path / os.fsdecode(b"no \xc3(\xff) text")  # as its name is shown
+    program.symlink_to("/bin/sleep")
+    with subprocess.Popen([program, "60"]) as process:
         begun = int(read_stat(process.pid)[21])
         state = {"init_process_pid": process.pid, "init_process_start": begun}
         if ended == "its-number-is-anothers":

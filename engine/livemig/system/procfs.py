@@ -83,6 +83,12 @@ def _read_areas(pid: int) -> list[Area]:
     return areas
 
 
+def has_areas(pid: int, spans: Iterable[tuple[int, int]]) -> bool:
+    """Tell whether each span is a memory area, from its beginning to its end."""
+    text = "\n" + read_text(f"/proc/{pid}/maps")
+    return all(f"\n{start:08x}-{end:08x} " in text for start, end in spans)
+
+
 class AreaDetails(NamedTuple):
     """What /proc/PID/smaps tells of an area.
 

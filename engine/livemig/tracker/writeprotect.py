@@ -105,25 +105,34 @@ class WriteProtectScan(Forgetful):
         The kernel splits a mapping where what is registered begins or ends, and mremap(2) fails on
         both parts together: so that is never within memory that the application may write to.
         """
-        if frozen or all(each.kind.is_kernels for each in not_carried(mappings)):
-            try:
-                for span in _watchable(mappings):
-                    uffd.register(self._descriptor, *span)
-                return
-            except OSError as error:  # something came that cannot be watched
-                if frozen or error.errno not in _UNWATCHABLE:
-                    raise
-        self._register_each()
+        apart = [each for each in not_carried(mappings) if not each.kind.is_kernels]
+        if (frozen or not apart) and self._register_all(mappings, frozen=frozen):
+            return
+        with self._process.pause():
+            spans = [(each.start, each.end) for each in apart]
+            are_there = procfs.has_areas(self._process.pid, spans)
+            if not (are_there and self._register_all(mappings)):
+                self._register_each()
+
+    def _register_all(self, mappings: Sequence[Mapping], *, frozen: bool = False) -> bool:
+        """Watch all that is between what cannot be; False where more is there that cannot."""
+        try:
+            for span in _watchable(mappings):
+                uffd.register(self._descriptor, *span)
+        except OSError as error:
+            if frozen or error.errno not in _UNWATCHABLE:
+                raise
+            return False
+        return True
 
     def _register_each(self) -> None:
-        """Watch what can be watched, mapping by mapping, as they are now."""
-        with self._process.pause():
-            for area in procfs.read_areas(self._process.pid):
-                try:
-                    uffd.register(self._descriptor, area.start, area.end)
-                except OSError as error:
-                    if error.errno not in _UNWATCHABLE:
-                        raise
+        """Watch what can be watched of a process that stands still, mapping by mapping."""
+        for area in procfs.read_areas(self._process.pid):
+            try:
+                uffd.register(self._descriptor, area.start, area.end)
+            except OSError as error:
+                if error.errno not in _UNWATCHABLE:
+                    raise
 
     def _look(
         self, mapping: Mapping, mappings: Sequence[Mapping], held: list[Span], *, frozen: bool
