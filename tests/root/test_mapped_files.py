@@ -190,6 +190,21 @@ def test_a_file_that_is_shared_for_reading_is_shared_again(
     memory.close()
 
 
+def after_a_look(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> list[Layout]:
+    """Have something done just after the next look at the layout, which is put into the list."""
+    looked: list[Layout] = []
+
+    def look_and_act(*args: Any, **how: Any) -> Layout:
+        layout = read_layout(*args, **how)
+        if not looked:
+            looked.append(layout)
+            act()
+        return layout
+
+    monkeypatch.setattr("livemig.rounds.read_layout", look_and_act)
+    return looked
+
+
 def test_a_file_that_is_shared_after_a_look_at_the_layout_can_wait(
     mapper: Mapper, move: Mover, file: Path, tracker: TrackerChoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,17 +217,12 @@ def test_a_file_that_is_shared_after_a_look_at_the_layout_can_wait(
     moving = move(mapper.app, tracker=tracker)
     moving.round()
     mapper.command(POKE, 8, PLACE, PAGE)
-    looked: list[Layout] = []
 
-    def look_and_map(*args: Any, **how: Any) -> Layout:
-        layout = read_layout(*args, **how)
-        if not looked:
-            looked.append(layout)
-            map_shared(mapper, file)
-            mapper.map(near, 16)
-        return layout
+    def act() -> None:
+        map_shared(mapper, file)
+        mapper.map(near, 16)
 
-    monkeypatch.setattr("livemig.rounds.read_layout", look_and_map)
+    looked = after_a_look(monkeypatch, act)
     moving.round()
     assert looked
     assert mapper.call(NR_MREMAP, near, size, size, MAYMOVE | FIXED, far) == far
@@ -229,16 +239,7 @@ def test_memory_that_takes_the_place_of_a_shared_file_can_be_moved_as_one(
     map_shared(mapper, file)
     moving = move(mapper.app, tracker=tracker)
     moving.round()
-    looked: list[Layout] = []
-
-    def look_and_map(*args: Any, **how: Any) -> Layout:
-        layout = read_layout(*args, **how)
-        if not looked:
-            looked.append(layout)
-            mapper.map(near, 2 * PAGES)
-        return layout
-
-    monkeypatch.setattr("livemig.rounds.read_layout", look_and_map)
+    looked = after_a_look(monkeypatch, lambda: mapper.map(near, 2 * PAGES))
     moving.round()
     assert looked
     assert mapper.call(NR_MREMAP, near, size, size, MAYMOVE | FIXED, far) == far
