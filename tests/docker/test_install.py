@@ -32,6 +32,8 @@ def bare(hosts: Pair, recorder_image: str, nothing_left: NothingLeft) -> Iterato
     set_up(hosts)
     first = hosts[0]
     first.run(["docker", "livemig", "setup", "--undo"])
+    # The machine may have it installed, and the host sees the machine's files.
+    first.run(["rm", "-rf", LIBRARY])
     with replaced(first, PLUGIN, None), replaced(first, RUNTIME, None):
         yield hosts
         for host in hosts:
